@@ -1,0 +1,22 @@
+"""Variables in expressions: replacing them and finding them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm_ffi import structural_map, structural_walk
+
+
+def substitute(expr: Any, values: dict[Any, Any]) -> Any:
+    """Expression with variables replaced; variables in the replacements stay."""
+    if not values:
+        return expr
+    return structural_map(expr, (tvm.ir.Var, lambda var: values.get(var, var)))
+
+
+def uses(expr: Any, var: Any) -> bool:
+    """Whether the variable occurs in the expression."""
+    found: list[Any] = []
+    structural_walk(expr, (tvm.ir.Var, lambda v: found.append(v) if v.same_as(var) else None))
+    return bool(found)

@@ -1,0 +1,85 @@
+"""Which launches only move data.
+
+A launch is *layout only* when every store in it writes an element that was read somewhere else, or
+a constant, and at least one is read::
+
+    C[i, j] = A[j, i]                                         yes: transpose
+    C[i] = T.if_then_else(1 <= i and i < 9, A[i - 1], 0.0)    yes: pad
+    C[i] = A[ids[i]]                                          yes: gather, the index is data
+    C[i] = T.if_then_else(M[i], A[i], B[i])                   no: which value is data, as a max is
+    C[i] = T.cast(A[i], "float16")                            no: the value changes
+    C[i] = C[i] + A[i, k]                                     no: arithmetic
+    C[i] = 0.0                                                no: nothing is moved
+
+A cast counts as compute: it is elementwise work that belongs in its producer's or consumer's
+kernel, and no index map on an edge can replace it. Staging through shared or local memory on the
+way is still movement.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+from tvm_ffi import structural_walk
+
+_CONSTANTS = (tirx.IntImm, tirx.FloatImm)
+
+
+def _reads_buffer(expr: Any) -> bool:
+    found: list[Any] = []
+    structural_walk(expr, (TensorLoad, found.append))
+    return bool(found)
+
+
+def _moved(value: Any, bound: dict[Any, Any]) -> list[Any] | None:
+    """Loads that the value may be a copy of; None when it is computed."""
+    if isinstance(value, TensorLoad):
+        return [value]
+    if isinstance(value, _CONSTANTS):
+        return []
+    if isinstance(value, tirx.Broadcast):
+        return _moved(value.value, bound)
+    if isinstance(value, tvm.ir.Var) and value in bound:
+        return _moved(bound[value], bound)
+    if isinstance(value, tirx.Select):
+        condition, *choices = value.condition, value.true_value, value.false_value
+    elif isinstance(value, tvm.ir.Call) and value.op.same_as(tvm.ir.Op.get("prim.if_then_else")):
+        condition, *choices = value.args
+    else:
+        return None
+    if _reads_buffer(condition):
+        return None
+    loads: list[Any] = []
+    for choice in choices:
+        moved = _moved(choice, bound)
+        if moved is None:
+            return None
+        loads += moved
+    return loads
+
+
+def is_layout_only(body: tirx.Stmt) -> bool:
+    """Whether the statement, usually the body of one launch, only moves data."""
+    stores: list[tirx.BufferStore] = []
+    bound: dict[Any, Any] = {}
+    effects: list[Any] = []
+
+    def bind(stmt: tirx.Bind) -> None:
+        bound[stmt.var] = stmt.value
+
+    structural_walk(
+        body,
+        [(tirx.BufferStore, stores.append), (tirx.Bind, bind), (tirx.Evaluate, effects.append)],
+    )
+    if effects:  # intrinsics: barriers, tensor cores, stores that are already lowered
+        return False
+    loads: list[Any] = []
+    for store in stores:
+        moved = _moved(store.value, bound)
+        if moved is None:
+            return False
+        loads += moved
+    return bool(loads)

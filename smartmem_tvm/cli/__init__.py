@@ -1,0 +1,1 @@
+"""The command line ``smartmem``: one file per command."""

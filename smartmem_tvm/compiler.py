@@ -1,0 +1,163 @@
+"""From a model to an artefact: import, the pipeline's stages, parameters out, code generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.relax.vm_build import VMExecutable
+
+from .analysis import KernelInfo, list_kernels
+from .artifact import Artifact
+from .devices import AUTO, DeviceProfile, profile_from_device, resolve_profile
+from .errors import DeviceError, SmartMemError
+from .execution import opencl_modules
+from .frontend import ImportedModel, import_model
+from .linking import check_host, default_host, find_linker
+from .manifest import Manifest
+from .parameters import lift_parameters
+from .pipeline import pipeline_stages
+from .rpc.session import Remote
+
+DTYPES = ("float32", "float16")
+_KERNELS_AFTER = "verify"
+
+
+def compile(
+    model: Any,
+    device: str | PathLike[str] | DeviceProfile = "auto",
+    *,
+    dtype: str = "float32",
+    host: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    opencl_device: str | int | None = None,
+    rpc: Remote | None = None,
+    linker: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Artifact:
+    """Compile a model for a device.
+
+    Parameters
+    ----------
+    model : str or Path or onnx.ModelProto or torch.export.ExportedProgram or tvm.IRModule or \
+ImportedModel
+        An ONNX file, ``zoo:NAME[/SIZE]``, or a model in memory.
+    device : str or Path or DeviceProfile
+        A device profile, its name or file. ``auto`` reads the real OpenCL device, which is the
+        server's where ``rpc`` is given.
+    dtype : str
+        Storage type of the activations: ``float32`` or ``float16``.
+    host : str, optional
+        LLVM triple of the machine that drives the device, when it is not this one.
+    shapes : Mapping[str, tuple], optional
+        Shapes of inputs that the model leaves open.
+    opencl_device : str or int, optional
+        Which OpenCL device ``auto`` reads and the artefact runs on: an index or part of a name.
+    rpc : Remote, optional
+        Run the artefact on this session's device instead.
+    linker : str, optional
+        C++ compiler driver that links for ``host``.
+    progress : Callable[[str], None], optional
+        Called with the name of each stage before it starts.
+
+    Returns
+    -------
+    Artifact
+        Ready to run or to export.
+
+    Raises
+    ------
+    SmartMemError
+        For a model, device, dtype or host that cannot be used; the message says why.
+    """
+    if dtype not in DTYPES:
+        raise SmartMemError(f"dtype '{dtype}' is not offered: use {' or '.join(DTYPES)}.")
+    if host is not None:
+        check_host(host)
+        find_linker(host, linker)
+    if rpc is not None and device == AUTO:
+        profile = profile_from_device(rpc.device_info())
+    else:
+        profile = resolve_profile(device, opencl_device)
+    if dtype == "float16" and not profile.compute.fp16:
+        raise DeviceError(
+            f"device '{profile.name}' ({profile.description}) has no half precision: compile with "
+            "dtype float32, or for another device."
+        )
+    clock = _Clock(progress)
+    with clock.stage("import"):
+        imported = model if isinstance(model, ImportedModel) else import_model(model, shapes=shapes)
+    target = profile.target(host)
+    mod, kernels = _lower(imported.mod, target, dtype, clock)
+    with clock.stage("build"):
+        mod, parameters = lift_parameters(mod)
+        executable = _build(mod, target)
+    manifest = Manifest(
+        model=imported.name,
+        profile=profile.to_dict(),
+        dtype=dtype,
+        host=host or default_host(),
+        inputs=tuple(imported.inputs),
+        outputs=tuple(imported.outputs),
+        operators=imported.operators,
+        kernels=tuple(kernels),
+        stages_s=clock.seconds,
+    )
+    return Artifact(
+        manifest,
+        executable,
+        parameters,
+        _opencl_sources(executable.mod),
+        device=opencl_device,
+        rpc=rpc,
+        linker=linker,
+    )
+
+
+def _lower(
+    mod: tvm.IRModule, target: tvm.target.Target, dtype: str, clock: _Clock
+) -> tuple[tvm.IRModule, list[KernelInfo]]:
+    """Run the pipeline's stages; kernels are counted where they are final and still named."""
+    kernels: list[KernelInfo] | None = None
+    with target:
+        for name, passes in pipeline_stages(target, dtype):
+            with clock.stage(name):
+                mod = tvm.transform.Sequential(passes)(mod)
+            if name == _KERNELS_AFTER:
+                kernels = list_kernels(mod)
+    if kernels is None:
+        raise LookupError(f"the pipeline has no stage '{_KERNELS_AFTER}'")
+    return mod, kernels
+
+
+def _build(mod: tvm.IRModule, target: tvm.target.Target) -> VMExecutable:
+    # The Relax pipeline has run already, and running one twice is an error of TVM.
+    nothing = tvm.transform.Sequential([])
+    return relax.build(mod, target, relax_pipeline=nothing, tir_pipeline="smartmem")
+
+
+def _opencl_sources(module: tvm.runtime.Module) -> dict[str, str]:
+    """OpenCL C of every device module in the import tree, by file name."""
+    modules = opencl_modules(module)
+    return {f"kernels_{i}.cl": device.inspect_source() for i, device in enumerate(modules)}
+
+
+class _Clock:
+    """Seconds per stage, in the order in which the stages ran."""
+
+    def __init__(self, progress: Callable[[str], None] | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if self._progress is not None:
+            self._progress(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 4)

@@ -1,0 +1,218 @@
+"""The compilation pipelines: Relax to VM form, and TIR to host and device code.
+
+:func:`pipeline` takes a module of Relax operators to the form that the VM's code generator reads.
+Its stages, in order::
+
+    1 simplify      inference form, constants folded, dead code gone
+    2 cast_to_half  float16 storage (only for dtype float16)
+    3 legalise      operators become PrimFuncs
+    4 fuse          neighbouring PrimFuncs join
+    5 schedule      every PrimFunc gets loops bound to threads; reshapes become views
+    6 verify        nothing is left that the device could not run
+    7 lower         textures flattened, memory planned, VM instructions
+
+Stages hold TVM's own passes where this package has none yet. Each is a list of ordinary passes in
+a named ``Sequential``, so pass instruments (timing, dumps) see every one of them.
+
+``tvm.compile(mod, target, relax_pipeline="smartmem")`` runs it with either TIR pipeline. A PrimFunc
+that *allocates* a texture inside itself also needs ``tir_pipeline="smartmem"``, because TVM's
+default one does not lower such allocations; textures passed between PrimFuncs do not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import relax
+from tvm.ir.transform import Pass, Sequential
+from tvm.s_tir.backend.adreno.transform import TextureFlatten
+from tvm.target import Target
+from tvm.tirx import compilation_pipeline
+
+from .errors import SmartMemError
+from .passes import (
+    MarkScheduled,
+    StageTextureStores,
+    UnrollUnitReductions,
+    VerifyThreadBinding,
+)
+from .schedules import ApplySchedules, dlight_rules
+from .upstream import Finaliser, adreno_tir_pipeline, mixed_precision
+
+if TYPE_CHECKING:
+    from .devices import DeviceProfile
+
+NAME = "smartmem"
+DTYPES = ("float32", "float16")
+LOWERED_FOR = "smartmem.lowered_for"
+
+
+def as_target(device_or_target: DeviceProfile | Target | str) -> Target:
+    """Target of a device profile, of a profile's name, or the target itself."""
+    if isinstance(device_or_target, str):
+        from .devices import resolve_profile
+
+        device_or_target = resolve_profile(device_or_target)
+    target = device_or_target
+    if not isinstance(target, Target):
+        target = target.target()
+    if "gpu" not in target.keys:
+        raise SmartMemError(
+            f"target '{target.kind.name}' runs code on the host, smartmem compiles for OpenCL "
+            "devices: give a device profile, or Target('opencl', host='llvm')"
+        )
+    return target
+
+
+def _simplify(_target: Target) -> list[Pass]:
+    return [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.ConvertToDataflow(),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.CanonicalizeBindings(),
+    ]
+
+
+def _cast_to_half(_target: Target) -> list[Pass]:
+    # Contractions and what lies between them become float16; they accumulate in float32, and
+    # normalisations, softmax and long reductions stay float32. Inputs and outputs keep their type.
+    return [
+        mixed_precision(out_dtype="float32"),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.CanonicalizeBindings(),
+    ]
+
+
+def _legalise(target: Target) -> list[Pass]:
+    return [
+        *relax.backend.gpu_generic.library_dispatch_passes(target),
+        relax.transform.LegalizeOps(),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.CanonicalizeBindings(),
+    ]
+
+
+def _fuse(_target: Target) -> list[Pass]:
+    return [
+        MarkScheduled(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+
+
+def _schedule(_target: Target) -> list[Pass]:
+    # A reshape that moves nothing is a view: no kernel, hence no schedule. Chains of several
+    # are recognised only after the schedule has made one block of them.
+    views = [relax.transform.RewriteDataflowReshape(), relax.transform.DeadCodeElimination()]
+    return [*views, UnrollUnitReductions(), ApplySchedules(dlight_rules()), *views]
+
+
+def _verify(_target: Target) -> list[Pass]:
+    return [VerifyThreadBinding()]
+
+
+def _lower(target: Target) -> list[Pass]:
+    return [
+        StageTextureStores(),
+        TextureFlatten(),
+        *relax.backend.gpu_generic.dataflow_lower_passes(target),
+        *relax.backend.gpu_generic.finalize_passes(target),
+    ]
+
+
+def pipeline_stages(
+    device_or_target: DeviceProfile | Target | str, dtype: str = "float32"
+) -> list[tuple[str, list[Pass]]]:
+    """Stages of the pipeline as (name, passes), to be run in order inside ``with target:``.
+
+    The module after stage ``"verify"`` is the one that :func:`smartmem_tvm.analysis.list_kernels`
+    reads.
+    """
+    if dtype not in DTYPES:
+        raise SmartMemError(f"dtype '{dtype}' is not supported: choose {' or '.join(DTYPES)}")
+    target = as_target(device_or_target)
+    stages = [("simplify", _simplify)]
+    if dtype == "float16":
+        stages.append(("cast_to_half", _cast_to_half))
+    stages += [
+        ("legalise", _legalise),
+        ("fuse", _fuse),
+        ("schedule", _schedule),
+        ("verify", _verify),
+        ("lower", _lower),
+    ]
+    return [(name, passes(target)) for name, passes in stages]
+
+
+def pipeline(device_or_target: DeviceProfile | Target | str, dtype: str = "float32") -> Pass:
+    """Pass that takes a Relax module to VM form for a device.
+
+    Parameters
+    ----------
+    device_or_target
+        A device profile, the name of one, or a target.
+    dtype
+        Storage of activations and weights inside the model; inputs and outputs keep their type.
+
+    Returns
+    -------
+    pass
+        For ``tvm.compile(mod, target, relax_pipeline=...)`` or to call on a module. A module that
+        it has lowered for the same target comes back unchanged.
+    """
+    target = as_target(device_or_target)
+    stages = [
+        Sequential(passes, name=f"{NAME}.{number}_{name}")
+        for number, (name, passes) in enumerate(pipeline_stages(target, dtype), start=1)
+    ]
+
+    @tvm.transform.module_pass(opt_level=0, name=f"{NAME}.Pipeline")
+    def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        lowered_for = mod.get_attr(LOWERED_FOR)
+        if lowered_for is not None:
+            if str(lowered_for) != str(target):
+                raise SmartMemError(
+                    f"the module is already lowered, for target {lowered_for}, and cannot be "
+                    f"lowered again for {target}: start from the module before compilation"
+                )
+            return mod
+        with target:
+            for stage in stages:
+                mod = stage(mod)
+        return mod.with_attr(LOWERED_FOR, str(target))
+
+    return run
+
+
+def tir_pipeline() -> tuple[Pass, Finaliser, Finaliser]:
+    """Lowering of scheduled PrimFuncs, textures included, and the host and device finalisers."""
+    lower, finalise_host, finalise_device = adreno_tir_pipeline()
+    passes = [VerifyThreadBinding(), StageTextureStores(), lower]
+    return Sequential(passes, name=f"{NAME}.TIR"), finalise_host, finalise_device
+
+
+def _relax_pipeline_for_current_target() -> Pass:
+    @tvm.transform.module_pass(opt_level=0, name=f"{NAME}.PipelineForCurrentTarget")
+    def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        target = Target.current(allow_none=True)
+        if target is None:
+            raise SmartMemError(
+                "the pipeline 'smartmem' needs a target: pass one to tvm.compile, "
+                "or run it inside `with target:`"
+            )
+        return pipeline(target)(mod)
+
+    return run
+
+
+def register() -> None:
+    """Register the name "smartmem" with Relax and with TIR; harmless when done before."""
+    if NAME not in relax.pipeline.PIPELINE_MAP:
+        relax.register_pipeline(NAME)(_relax_pipeline_for_current_target)
+    compilation_pipeline.register_tir_pipeline(NAME, tir_pipeline)

@@ -1,0 +1,201 @@
+/*!
+ * TVM's OpenCL modules: kernels in source form, built on first launch, launched with their
+ * arguments.
+ */
+#include <tvm/ffi/cast.h>
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/map.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/dtype.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/reflection/registry.h>
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <system_error>
+#include <thread>
+
+#include "kernel.h"
+#include "serialize.h"
+
+namespace tvm {
+namespace runtime {
+
+/*!
+ * \brief The function table entry that TVM's code generator passes to a module factory.
+ *
+ * The wheel's header for it needs files that the wheel lacks, so its four fields are declared here
+ * again, under its registered type key. The loader accepts only the TVM version this was checked
+ * with.
+ */
+class FunctionInfoObj : public ffi::Object {
+ public:
+  ffi::String name;
+  ffi::Array<DLDataType> arg_types;
+  ffi::Array<ffi::String> launch_param_tags;
+  ffi::Array<int64_t> arg_extra_tags;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("runtime.FunctionInfo", FunctionInfoObj, ffi::Object);
+};
+
+class FunctionInfo : public ffi::ObjectRef {
+ public:
+  TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(FunctionInfo, ffi::ObjectRef, FunctionInfoObj);
+};
+
+}  // namespace runtime
+}  // namespace tvm
+
+namespace smartmem {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+constexpr char kFunctionMark[] = "// Function: ";
+
+/*! \brief The code of each function: the generator writes a line `// Function: NAME` before each.
+ */
+std::map<std::string, std::string> SplitByFunction(const std::string& code) {
+  std::map<std::string, std::string> parts;
+  const size_t mark_size = sizeof(kFunctionMark) - 1;
+  for (size_t at = code.find(kFunctionMark); at != std::string::npos;) {
+    size_t line_end = std::min(code.find('\n', at), code.size());
+    size_t next = code.find(kFunctionMark, line_end);
+    std::string name = code.substr(at + mark_size, line_end - at - mark_size);
+    parts[name] = code.substr(line_end, next == std::string::npos ? next : next - line_end);
+    at = next;
+  }
+  return parts;
+}
+
+class OpenCLModule final : public ffi::ModuleObj {
+ public:
+  OpenCLModule(ModuleContent content, std::map<std::string, std::string> sources)
+      : content_(std::move(content)), sources_(std::move(sources)) {
+    if (content_.format != "cl") {
+      SMARTMEM_THROW() << "an OpenCL module of format '" << content_.format
+                       << "' cannot be run; only OpenCL C source ('cl') can.";
+    }
+    auto parts = SplitByFunction(content_.code);
+    for (const KernelSignature& signature : content_.kernels) {
+      auto part = parts.find(signature.name);
+      if (part == parts.end()) {
+        SMARTMEM_THROW() << "an OpenCL module lists kernel '" << signature.name
+                         << "' but has no source for it. Export the model again.";
+      }
+      kernels_.emplace(signature.key, std::make_shared<Kernel>(signature, part->second));
+    }
+  }
+
+  const char* kind() const final { return "opencl"; }
+  int GetPropertyMask() const final {
+    return ffi::Module::kBinarySerializable | ffi::Module::kRunnable;
+  }
+  ffi::Bytes SaveToBytes() const final { return ffi::Bytes(Serialize(content_)); }
+
+  ffi::String InspectSource(const ffi::String& format) const final {
+    auto it = sources_.find(format);
+    if (it != sources_.end()) return it->second;
+    return format.empty() || format == "cl" ? content_.code : std::string();
+  }
+
+  ffi::Optional<ffi::Function> GetFunction(const ffi::String& name) final {
+    if (name == "smartmem.build_all") {
+      return ffi::Function::FromTyped(
+          [self = ffi::GetObjectPtr<OpenCLModule>(this)](int device_id) {
+            self->BuildAll(DeviceTable::Global().Get(device_id));
+          });
+    }
+    auto it = kernels_.find(name);
+    if (it == kernels_.end()) return std::nullopt;
+    // The kernel is shared, not the module: it outlives the module where a caller keeps it.
+    return ffi::Function::FromPacked(
+        [kernel = it->second](ffi::PackedArgs args, ffi::Any* rv) { kernel->Launch(args); });
+  }
+
+ private:
+  /*! \brief Compile all kernels now, on as many threads as the host has. */
+  void BuildAll(ClDevice& device) {
+    std::vector<Kernel*> todo;
+    for (auto& [key, kernel] : kernels_) todo.push_back(kernel.get());
+    std::atomic<size_t> next{0};
+    std::mutex mu;
+    std::exception_ptr first_error;
+    auto work = [&] {
+      for (size_t i = next++; i < todo.size(); i = next++) {
+        try {
+          todo[i]->Build(device);
+        } catch (...) {  // carried to the calling thread and thrown there
+          std::lock_guard<std::mutex> lock(mu);
+          if (!first_error) first_error = std::current_exception();
+          next = todo.size();
+        }
+      }
+    };
+    size_t threads =
+        std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), todo.size());
+    std::vector<std::thread> workers;
+    try {
+      for (size_t i = 1; i < threads; ++i) workers.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads: those that started do the work
+    }
+    work();
+    for (std::thread& worker : workers) worker.join();
+    if (first_error) std::rethrow_exception(first_error);
+  }
+
+  ModuleContent content_;
+  std::map<std::string, std::string> sources_;
+  std::map<std::string, std::shared_ptr<Kernel>> kernels_;
+};
+
+ffi::Module Create(ffi::Bytes code, ffi::String format,
+                   ffi::Map<ffi::String, tvm::runtime::FunctionInfo> functions,
+                   ffi::Map<ffi::String, ffi::String> sources) {
+  ModuleContent content;
+  content.format = format;
+  content.code = std::string(code.data(), code.size());
+  for (const auto& [key, info] : functions) {
+    KernelSignature signature;
+    signature.key = key;
+    signature.name = info->name;
+    for (DLDataType type : info->arg_types) signature.arg_types.push_back(type);
+    for (const ffi::String& tag : info->launch_param_tags) signature.launch_tags.push_back(tag);
+    for (int64_t tag : info->arg_extra_tags)
+      signature.extra_tags.push_back(static_cast<int32_t>(tag));
+    content.kernels.push_back(std::move(signature));
+  }
+  std::map<std::string, std::string> texts;
+  for (const auto& [name, text] : sources) texts[name] = text;
+  return ffi::Module(ffi::make_object<OpenCLModule>(std::move(content), std::move(texts)));
+}
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      .def("ffi.Module.create.opencl", Create)
+      .def("ffi.Module.load_from_bytes.opencl",
+           [](const ffi::Bytes& bytes) {
+             return ffi::Module(ffi::make_object<OpenCLModule>(
+                 Deserialize(std::string(bytes.data(), bytes.size())),
+                 std::map<std::string, std::string>()));
+           })
+      .def("smartmem.opencl.add_driver",
+           [](const ffi::String& path, const ffi::String& reason) {
+             DeviceTable::Global().AddDriver(path, reason);
+           })
+      .def("smartmem.opencl.devices",
+           []() -> ffi::String { return DeviceTable::Global().ToJson(); })
+      .def("smartmem.opencl.event_timestamps",
+           [](int device_id) { return DeviceTable::Global().Get(device_id).EventTimestamps(); })
+      .def("smartmem.opencl.pool_stats",
+           [](int device_id) -> ffi::String {
+             return DeviceTable::Global().Get(device_id).pool().ToJson();
+           })
+      .def("smartmem.opencl.release_pool",
+           [](int device_id) { DeviceTable::Global().Get(device_id).pool().ReleaseFree(); });
+}
+
+}  // namespace
+}  // namespace smartmem

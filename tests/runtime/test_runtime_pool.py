@@ -64,9 +64,11 @@ def test_many_cycles_of_random_sizes(opencl_device, stats, scope):
     after = stats()
     assert after["in_use_objects"] == before["in_use_objects"]
     assert after["free_objects"] <= 1024
-    assert after["free_bytes"] <= 64 << 20
+    # Tensors that other tests keep alive raise the pool's limit: four times the most in use.
+    limit = max(64 << 20, 4 * after["peak_bytes"])
+    assert after["free_bytes"] <= limit
     # The pool's own limit, and room for the driver.
-    assert resident_bytes() - resident < 160 << 20
+    assert resident_bytes() - resident < limit + (96 << 20)
 
 
 def test_what_was_freed_is_used_again(opencl_device, stats):

@@ -263,6 +263,9 @@ void MemoryPool::ReleaseFree() {
   {
     std::lock_guard<std::mutex> lock(mu_);
     TrimLocked(0, 0, &released);
+    // What was in use before no longer says how much to keep.
+    peak_objects_ = in_use_objects_;
+    peak_bytes_ = in_use_bytes_;
   }
   Release(released);
 }

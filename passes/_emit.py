@@ -1,0 +1,299 @@
+"""Back from a graph of stages to PrimFuncs and Relax bindings; see :mod:`._graph`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+from tvm.ir.expr import TensorLoad
+from tvm.s_tir import SBlock, SBlockRealize
+from tvm_ffi import structural_map, structural_walk
+
+from smartmem_tvm.analysis.computation import Axis, Stage, Store, replace_in_stage, substitute_in_stage
+
+from ._graph import Graph, Node, OpaqueNode
+
+TRUE = tirx.IntImm("bool", 1)
+
+
+def build_prim_func(node: Node, inputs: list[Any], symbols: list[Any]) -> tirx.PrimFunc:
+    """PrimFunc of a node: its parameters are `inputs`, `symbols` and the node's outputs."""
+    stages = _without_copy_of_reduction(node.stages, node.outputs)
+    renamed: dict[Any, Any] = {symbol: tirx.Var(symbol.name, symbol.ty) for symbol in symbols}
+    taken: set[str] = set()
+    parameters = []
+    for buffer in [*inputs, *node.outputs]:
+        parameters.append(_renamed_buffer(buffer, renamed, taken))
+    internal = []
+    for stage in stages:
+        for store in stage.stores:
+            if store.buffer not in renamed:
+                internal.append(_renamed_buffer(store.buffer, renamed, taken))
+    body = [_nest(_with_fresh_axes(stage, renamed)) for stage in stages]
+    root = SBlock(
+        [], [], [], "root", tirx.SeqStmt(body) if len(body) > 1 else body[0], None, internal
+    )
+    func = tirx.PrimFunc(
+        [
+            *parameters[: len(inputs)],
+            *(renamed[symbol] for symbol in symbols),
+            *parameters[len(inputs) :],
+        ],
+        SBlockRealize([], TRUE, root),
+    )
+    return func.with_attr({"tirx.noalias": True, "s_tir": True, **node.attrs})
+
+
+def _renamed_buffer(buffer: Any, renamed: dict[Any, Any], taken: set[str]) -> Any:
+    name, number = buffer.name, 0
+    while name in taken:
+        number += 1
+        name = f"{buffer.name}_{number}"
+    taken.add(name)
+    shape = [structural_map(d, (tvm.ir.Var, lambda v: renamed.get(v, v))) for d in buffer.shape]
+    renamed[buffer] = tirx.decl_buffer(shape, buffer.dtype, name, layout=None)
+    return renamed[buffer]
+
+
+def _with_fresh_axes(stage: Stage, renamed: dict[Any, Any]) -> Stage:
+    fresh = {axis.var: tirx.Var(axis.var.name, axis.var.ty) for axis in stage.axes}
+    new = substitute_in_stage(stage, {**renamed, **fresh})
+    axes = tuple(Axis(fresh[axis.var], axis.extent, axis.reduced) for axis in new.axes)
+    return Stage(new.name, axes, new.stores, new.initial)
+
+
+def _without_copy_of_reduction(stages: list[Stage], outputs: list[Any]) -> list[Stage]:
+    """Let the reduction write the output itself where the last stage only copies its result."""
+    if len(stages) < 2 or len(stages[-1].stores) != 1:
+        return stages
+    *before, last = stages
+    (store,) = last.stores
+    source = store.value.source if isinstance(store.value, TensorLoad) else None
+    if source is None or not last.is_pointwise(store) or source in outputs:
+        return stages
+    if not all(i.same_as(a.var) for i, a in zip(store.value.indices, last.axes, strict=False)):
+        return stages
+    if [int_or_expr(d) for d in source.shape] != [int_or_expr(d) for d in store.buffer.shape]:
+        return stages
+    makers = [s for s in before for made in s.stores if made.buffer.same_as(source)]
+    readers = [s for s in before for load in s.loads() if load.source.same_as(source)]
+    if len(makers) != 1 or readers or makers[0] is not before[-1]:
+        return stages
+    return [*before[:-1], substitute_in_stage(before[-1], {source: store.buffer})]
+
+
+def int_or_expr(extent: Any) -> Any:
+    """Extent as an int where it is constant, for comparison."""
+    return int(extent) if isinstance(extent, tirx.IntImm) else extent
+
+
+def _nest(stage: Stage) -> Any:
+    loops = [tirx.Var(axis.var.name.removeprefix("v_"), axis.var.ty) for axis in stage.axes]
+    kinds = {False: tirx.IterVar.DataPar, True: tirx.IterVar.CommReduce}
+    iter_vars = [tirx.IterVar(a.range, a.var, kinds[a.reduced]) for a in stage.axes]
+    body = [_store(store) for store in stage.stores]
+    init = [
+        tirx.BufferStore(store.buffer, value, list(store.indices))
+        for store, value in zip(stage.stores, stage.initial, strict=bool(stage.initial))
+    ] if stage.initial else []
+    block = SBlock(
+        iter_vars,
+        _regions(stage.loads()),
+        _regions_of_stores(stage.stores),
+        stage.name,
+        body[0] if len(body) == 1 else tirx.SeqStmt(body),
+        None if not init else init[0] if len(init) == 1 else tirx.SeqStmt(init),
+    )
+    stmt: Any = SBlockRealize(loops, TRUE, block)
+    for loop, axis in zip(reversed(loops), reversed(stage.axes), strict=True):
+        zero = tirx.const(0, axis.var.ty.dtype)
+        stmt = tirx.For(loop, zero, axis.extent, tirx.ForKind.SERIAL, stmt)
+    return stmt
+
+
+def _store(store: Store) -> Any:
+    stmt = tirx.BufferStore(store.buffer, store.value, list(store.indices))
+    return stmt if store.condition is None else tirx.IfThenElse(store.condition, stmt, None)
+
+
+def _regions(loads: list[TensorLoad]) -> list[Any]:
+    return _unique([_region(load.source, load.indices) for load in loads])
+
+
+def _regions_of_stores(stores: tuple[Store, ...]) -> list[Any]:
+    return _unique([_region(store.buffer, store.indices) for store in stores])
+
+
+def _unique(regions: list[Any]) -> list[Any]:
+    seen: dict[str, Any] = {}
+    for region in regions:
+        seen.setdefault(str(region), region)
+    return list(seen.values())
+
+
+def _region(buffer: Any, indices: Any) -> Any:
+    ranges = []
+    for index, extent in zip(indices, buffer.shape, strict=True):
+        found: list[Any] = []
+        structural_walk(index, (TensorLoad, found.append))
+        if found:  # an index that is data: anywhere
+            ranges.append(tvm.ir.Range(tirx.const(0, index.ty.dtype), extent))
+        else:
+            ranges.append(tvm.ir.Range.from_min_extent(index, tirx.const(1, index.ty.dtype)))
+    return tirx.BufferRegion(buffer, ranges)
+
+
+class _Writer:
+    def __init__(self, graph: Graph, builder: relax.BlockBuilder) -> None:
+        self.graph, self.builder = graph, builder
+        self.exprs: dict[Any, Any] = dict(graph.external)
+        self.bindings: list[Any] = []
+        self.wanted: dict[Any, list[Any]] = {}
+        for var, buffer in graph.results.items():
+            if buffer is not None:
+                self.wanted.setdefault(buffer, []).append(var)
+        self.used = set(graph.result_buffers())
+        for node in graph.nodes:
+            self.used.update(node.inputs())
+
+    def bind(self, var: Any, value: Any) -> Any:
+        self.bindings.append(relax.VarBinding(var, self.builder.normalize(value)))
+        return var
+
+    def name_for(self, buffer: Any, ty: Any) -> Any:
+        """The result variable that must be bound to the buffer, or a new one."""
+        wanted = self.wanted.get(buffer)
+        return wanted[0] if wanted else relax.DataflowVar(buffer.name, ty)
+
+    def write(self) -> relax.DataflowBlock:
+        for node in self.graph.nodes:
+            (self._write_opaque if isinstance(node, OpaqueNode) else self._write_node)(node)
+        bound = {binding.var for binding in self.bindings}
+        for var, buffer in self.graph.results.items():
+            if var in bound:
+                continue
+            if buffer is not None:
+                self.bind(var, self.exprs[buffer])
+            else:
+                parts = self.graph.variables[var]
+                self.bind(var, relax.Tuple([self.exprs[part] for part in parts]))
+        return relax.DataflowBlock(self.bindings)
+
+    def _write_node(self, node: Node) -> None:
+        inputs = node.inputs()
+        symbols = _free_symbols(node, inputs)
+        func = build_prim_func(node, inputs, symbols)
+        global_var = self.builder.add_func(func, node.name)
+        types = [relax.TensorType(list(b.shape), str(b.dtype)) for b in node.outputs]
+        call = relax.call_tir(
+            global_var,
+            relax.Tuple([*(self.exprs[b] for b in inputs), *symbols]),
+            types,
+        )
+        if len(types) == 1:
+            (buffer,) = node.outputs
+            self.exprs[buffer] = self.bind(self.name_for(buffer, types[0]), call)
+            return
+        together = self.bind(relax.DataflowVar(node.name, tvm.ir.TupleType(types)), call)
+        for number, buffer in enumerate(node.outputs):
+            if buffer in self.used:
+                var = self.name_for(buffer, types[number])
+                self.exprs[buffer] = self.bind(var, relax.TupleGetItem(together, number))
+
+    def _write_opaque(self, node: OpaqueNode) -> None:
+        binding = node.binding
+        replaced: dict[Any, Any] = {}
+        for var, made in self.graph.variables.items():
+            if made is None:
+                continue
+            if isinstance(made, tuple):
+                parts = [self.exprs.get(part) for part in made]
+                if all(part is not None for part in parts) and self._uses(binding.value, var):
+                    ty = var.ty
+                    replaced[var] = self.bind(relax.DataflowVar(var.name, ty), relax.Tuple(parts))
+            elif made in self.exprs and not self.exprs[made].same_as(var):
+                replaced[var] = self.exprs[made]
+        value = structural_map(binding.value, (tvm.ir.Var, lambda v: replaced.get(v, v)))
+        if isinstance(binding, relax.MatchCast):
+            self.bindings.append(relax.MatchCast(binding.var, value, binding.ty))
+        else:
+            self.bind(binding.var, value)
+        made = self.graph.variables.get(binding.var)
+        if isinstance(made, tuple):
+            for number, buffer in enumerate(made):
+                if buffer is not None and buffer in self.used:
+                    var = self.name_for(buffer, binding.var.ty.fields[number])
+                    self.exprs[buffer] = self.bind(var, relax.TupleGetItem(binding.var, number))
+        elif made is not None:
+            self.exprs[made] = binding.var
+
+    @staticmethod
+    def _uses(value: Any, var: Any) -> bool:
+        found: list[Any] = []
+        structural_walk(value, (tvm.ir.Var, lambda v: found.append(v) if v.same_as(var) else None))
+        return bool(found)
+
+
+def _free_symbols(node: Node, inputs: list[Any]) -> list[Any]:
+    """Shape variables that no parameter's shape defines."""
+    defined = {
+        dim
+        for buffer in [*inputs, *node.outputs]
+        for dim in buffer.shape
+        if isinstance(dim, tvm.ir.Var)
+    }
+    bound = {axis.var for stage in node.stages for axis in stage.axes}
+    buffers = set(inputs) | {store.buffer for stage in node.stages for store in stage.stores}
+    free: dict[Any, None] = {}
+
+    def visit(var: Any) -> None:
+        if var not in defined and var not in bound and var not in buffers:
+            free.setdefault(var)
+
+    for stage in node.stages:
+        for axis in stage.axes:
+            structural_walk(axis.extent, (tvm.ir.Var, visit))
+        for store in stage.stores:
+            for part in (store.value, store.condition, *store.indices):
+                if part is not None:
+                    structural_walk(part, (tvm.ir.Var, visit))
+    for buffer in [*inputs, *node.outputs]:
+        for dim in buffer.shape:
+            structural_walk(dim, (tvm.ir.Var, visit))
+    return list(free)
+
+
+def write_block(graph: Graph, builder: relax.BlockBuilder) -> relax.DataflowBlock:
+    """Dataflow block of a graph; the PrimFuncs go to `builder`, equal ones once."""
+    return _Writer(graph, builder).write()
+
+
+def rewrite_blocks(mod: tvm.IRModule, rewrite: Any) -> tvm.IRModule:
+    """Module in which ``rewrite(graph)`` has changed the graph of every dataflow block."""
+    from ._graph import read_graph  # noqa: PLC0415
+
+    builder = relax.BlockBuilder(mod)
+    changed = {}
+    for global_var, func in mod.functions.items():
+        if not isinstance(func, relax.Function) or not isinstance(func.body, relax.SeqExpr):
+            continue
+        blocks = []
+        for block in func.body.blocks:
+            if isinstance(block, relax.DataflowBlock):
+                graph = read_graph(mod, block)
+                rewrite(graph)
+                graph.sort()
+                block = write_block(graph, builder)
+            blocks.append(block)
+        changed[global_var] = relax.Function(
+            func.params,
+            relax.SeqExpr(blocks, func.body.body),
+            func.ret_ty,
+            func.is_pure,
+            func.attrs,
+        )
+    result = builder.get()
+    for global_var, func in changed.items():
+        result.update_func(global_var, func)
+    return relax.transform.Normalize()(result)

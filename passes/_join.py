@@ -1,0 +1,241 @@
+"""Join an elementwise node into the kernel that makes what it reads.
+
+*Epilogue*: the reader touches every element of the kernel's output once, through any bijective map.
+It is computed where the element is made, and stored where the reader would have put it::
+
+    C[i, j] = sum(A[i, k] * B[k, j])                C[i, j] = sum(A[i, k] * B[k, j])     (internal)
+    D[j, i] = gelu(C[i, j] + b[j])             →    D[j, i] = gelu(C[i, j] + b[j])       at (i, j)
+
+*Broadcast epilogue*: the reader has more elements than the kernel's output, and the kernel reduces
+over at least as many. Its result becomes internal, the reader the last stage::
+
+    m[r] = sum(x[r, c]) / n;  d[r, c] = x[r, c] - m[r]         one kernel, a row at a time
+
+Both are refused, with a reason, when they would change a value or order the graph in a circle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+from tvm_ffi import structural_equal
+
+from smartmem_tvm.analysis.computation import (
+    Stage,
+    Store,
+    fresh_axes,
+    is_int,
+    replace_loads,
+    substitute_in_stage,
+)
+from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.index_maps import Refusal, invert, prove_same, simplify_value
+
+from ._graph import Node
+from ._views import loads_of
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a join makes of the kernel."""
+
+    stages: list[Stage]
+    outputs: list[Any]
+
+
+def with_sink(node: Node) -> list[Stage] | Refusal:
+    """Stages that end in one data-parallel stage which alone writes the outputs."""
+    last = node.stages[-1]
+    written_last = {store.buffer for store in last.stores}
+    if not last.is_reduction and set(node.outputs) == written_last:
+        return node.stages
+    makers = {
+        store.buffer: (stage, store)
+        for stage in node.stages
+        for store in stage.stores
+        if store.buffer in node.outputs
+    }
+    axes, _ = fresh_axes(last.spatial)
+    point = [axis.var for axis in axes]
+    internal: dict[Any, Any] = {}
+    stores = []
+    for output in node.outputs:
+        stage, store = makers[output]
+        if not stage.is_pointwise(store):
+            return Refusal(f"'{output.name}' is not written element by element")
+        if not _same_extents(stage.spatial, axes):
+            return Refusal(f"'{output.name}' has another shape than the kernel's last stage")
+        internal[output] = tirx.decl_buffer(
+            output.shape, output.dtype, f"{output.name}_acc", layout=None
+        )
+        stores.append(
+            Store(output, tuple(point), tirx.BufferLoad(internal[output], point))
+        )
+    stages = [substitute_in_stage(stage, internal) for stage in node.stages]
+    return [*stages, Stage("sink", axes, tuple(stores))]
+
+
+def _same_extents(ours: Any, others: Any) -> bool:
+    return len(ours) == len(others) and all(
+        structural_equal(a.extent, b.extent) for a, b in zip(ours, others, strict=True)
+    )
+
+
+def join_epilogue(
+    kernel: Node, reader: Node, needed: set[Any], *, partial: bool = False
+) -> Joined | Refusal:
+    """Kernel that also does the work of a reader of its outputs.
+
+    Parameters
+    ----------
+    kernel, reader
+        The reader has one pointwise stage with one store.
+    needed
+        Outputs of the kernel that are read by others too.
+    partial
+        Whether the reader may leave out elements of the kernel's output.
+    """
+    stages = with_sink(kernel)
+    if isinstance(stages, Refusal):
+        return stages
+    *before, sink = stages
+    made = {store.buffer: store for store in sink.stores}
+    (stage,) = reader.stages
+    (store,) = stage.stores
+    loads = [load for load in loads_of(store.value) if load.source in made]
+    if not loads:
+        return Refusal("it reads nothing that the kernel makes")
+    if any(_is_inside_index(store.value, load) for load in loads):
+        return Refusal("what the kernel makes is an index of the reader")
+    place = _place(stage, loads[0], made, sink, partial=partial)
+    if isinstance(place, Refusal):
+        return place
+    points, condition = place
+    for load in loads[1:]:
+        target = made[load.source].indices
+        actual = [substitute(index, points) for index in load.indices]
+        if not prove_same(actual, list(target), sink.domain).holds:
+            return Refusal(
+                f"it reads '{load.source.name}' at two places, which different work-items make"
+            )
+    outputs = [b for b in kernel.outputs if b in needed]
+    before, sink = _share(before, sink, store.value, set(outputs))
+    made = {s.buffer: s for s in sink.stores}
+    value = replace_loads(
+        substitute(store.value, points),
+        {buffer: _constant(s.value) for buffer, s in made.items()},
+    )
+    domain = sink.domain
+    joined = Store(
+        store.buffer,
+        tuple(simplify_value(substitute(index, points), domain) for index in store.indices),
+        simplify_value(value, domain),
+        condition,
+    )
+    kept = [s for s in sink.stores if s.buffer in outputs]
+    return Joined(
+        [*before, Stage(sink.name, sink.axes, (*kept, joined))], [*outputs, store.buffer]
+    )
+
+
+def _constant(value: Any) -> Any:
+    return lambda _indices: value
+
+
+def _place(
+    stage: Stage, load: TensorLoad, made: dict[Any, Store], sink: Stage, *, partial: bool
+) -> tuple[dict[Any, Any], Any] | Refusal:
+    """The reader's axes as functions of the sink's, and where that is defined."""
+    source = made[load.source]
+    variables = [axis.var for axis in stage.axes]
+    inverse = invert(
+        list(load.indices),
+        variables,
+        [axis.extent for axis in stage.axes],
+        list(load.source.shape),
+    )
+    if isinstance(inverse, Refusal):
+        return inverse
+    if not inverse.bijective and not partial:
+        return Refusal(f"it reads only a part of '{load.source.name}'")
+    at = dict(zip(inverse.variables, source.indices, strict=True))
+    points = {
+        var: simplify_value(substitute(expr, at), sink.domain)
+        for var, expr in zip(variables, inverse.axes, strict=True)
+    }
+    condition = source.condition
+    if inverse.predicate is not None:
+        inside = simplify_value(substitute(inverse.predicate, at), sink.domain)
+        if not is_int(inside, 1):
+            condition = inside if condition is None else tirx.And(condition, inside)
+    return points, condition
+
+
+def _is_inside_index(value: Any, load: TensorLoad) -> bool:
+    return any(
+        inner.same_as(load)
+        for outer in loads_of(value)
+        for index in outer.indices
+        for inner in loads_of(index)
+    )
+
+
+def _share(
+    before: list[Stage], sink: Stage, value: Any, outputs: set[Any]
+) -> tuple[list[Stage], Stage]:
+    """Give values that will be used several times a stage of their own."""
+    uses: dict[Any, int] = {}
+    for load in loads_of(value):
+        uses[load.source] = uses.get(load.source, 0) + 1
+    stores, shared = [], []
+    for store in sink.stores:
+        count = uses.get(store.buffer, 0) + (store.buffer in outputs)
+        if count > 1 and not isinstance(store.value, TensorLoad):
+            axes, renamed = fresh_axes(sink.axes)
+            point = [axis.var for axis in axes]
+            internal = tirx.decl_buffer(
+                [axis.extent for axis in axes],
+                store.buffer.dtype,
+                f"{store.buffer.name}_value",
+                layout=None,
+            )
+            shared.append(
+                Stage(
+                    f"{store.buffer.name}_value",
+                    axes,
+                    (Store(internal, tuple(point), substitute(store.value, renamed)),),
+                )
+            )
+            own = [axis.var for axis in sink.axes]
+            store = Store(
+                store.buffer, store.indices, tirx.BufferLoad(internal, own), store.condition
+            )
+        stores.append(store)
+    return [*before, *shared], Stage(sink.name, sink.axes, tuple(stores))
+
+
+def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Refusal:
+    """Kernel with the reader as its last stage and its former outputs internal."""
+    if needed:
+        return Refusal(f"'{next(iter(needed)).name}' is read by others too")
+    points = [_points(stage.axes) for stage in kernel.stages if stage.is_reduction]
+    elements = _points(reader.stages[0].axes)
+    if elements is None or not points or any(count is None for count in points):
+        return Refusal("the shapes are symbolic")
+    if max(points) < elements:
+        return Refusal(
+            f"the reader has {elements} elements, the kernel's reduction runs over {max(points)}"
+        )
+    return Joined([*kernel.stages, *reader.stages], list(reader.outputs))
+
+
+def _points(axes: Any) -> int | None:
+    total = 1
+    for axis in axes:
+        if not isinstance(axis.extent, tirx.IntImm):
+            return None
+        total *= int(axis.extent)
+    return total

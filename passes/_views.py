@@ -1,0 +1,110 @@
+"""Views: what stands in place of a load when the kernel that made the tensor is gone.
+
+::
+
+    B[i, j] = A[j, i]          view of B:  B[x, y] → A[y, x]
+    C[i, j] = B[i, j + 1] * 2  with it:    C[i, j] = A[j + 1, i] * 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.ir.expr import TensorLoad
+from tvm_ffi import structural_walk
+
+from smartmem_tvm.analysis.computation import (
+    Stage,
+    Store,
+    fresh_axes,
+    replace_in_stage,
+    substitute_in_stage,
+)
+from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.index_maps import simplify_value
+from smartmem_tvm.analysis.layout_class import inline_copies
+
+from ._graph import Node
+
+View = Callable[[list[Any]], Any]
+
+
+def view_of(node: Node) -> View | None:
+    """View of the one tensor that a node without reductions makes; None if it has another form."""
+    if len(node.outputs) != 1 or len(node.stages) != 1:
+        return None
+    (stage,) = node.stages
+    if stage.is_reduction or len(stage.stores) != 1 or not stage.is_pointwise(stage.stores[0]):
+        return None
+    variables = [axis.var for axis in stage.axes]
+    value = stage.stores[0].value
+
+    def view(indices: list[Any]) -> Any:
+        return substitute(value, dict(zip(variables, indices, strict=True)))
+
+    return view
+
+
+def split_node(node: Node) -> list[Node]:
+    """One node for each tensor that a node without reductions makes; others without their copies.
+
+    A split of a tensor in three becomes three slices; the padding inside a convolution becomes a
+    condition on its loads.
+    """
+    outputs = set(node.outputs)
+    if any(stage.is_reduction for stage in node.stages):
+        node.stages = inline_copies(node.stages, outputs)
+        return [node]
+    if len(node.stages) == 1 and len(node.stages[0].stores) == 1:
+        return [node]
+    parts, internal = [], {}
+    for stage in node.stages:
+        stage = replace_in_stage(stage, internal) if internal else stage
+        for store in stage.stores:
+            axes, renamed = fresh_axes(stage.axes)
+            alone = substitute_in_stage(Stage(stage.name, stage.axes, (store,)), renamed)
+            alone = Stage(alone.name, axes, alone.stores)
+            part = Node(node.name, [alone], [store.buffer], node.operators, node.attrs)
+            view = view_of(part)
+            if store.buffer in outputs:
+                parts.append(part)
+            elif view is None:
+                return [node]
+            else:
+                internal[store.buffer] = view
+    return parts
+
+
+def apply_views(stages: list[Stage], views: dict[Any, View]) -> list[Stage]:
+    """Stages with loads of the viewed buffers replaced and the result simplified."""
+    return [apply_to_stage(stage, views) for stage in stages]
+
+
+def apply_to_stage(stage: Stage, views: dict[Any, View]) -> Stage:
+    """Stage with loads of the viewed buffers replaced and the result simplified."""
+    if not any(load.source in views for load in stage.loads()):
+        return stage
+    return simplified(replace_in_stage(stage, views))
+
+
+def simplified(stage: Stage) -> Stage:
+    """Stage with every index, condition and value simplified under the ranges of its axes."""
+    domain = stage.domain
+    stores = tuple(
+        Store(
+            store.buffer,
+            tuple(simplify_value(index, domain) for index in store.indices),
+            simplify_value(store.value, domain),
+            None if store.condition is None else simplify_value(store.condition, domain),
+        )
+        for store in stage.stores
+    )
+    return Stage(stage.name, stage.axes, stores, stage.initial)
+
+
+def loads_of(expr: Any) -> list[TensorLoad]:
+    """Every load in an expression."""
+    found: list[TensorLoad] = []
+    structural_walk(expr, (TensorLoad, found.append))
+    return found

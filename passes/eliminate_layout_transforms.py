@@ -1,0 +1,85 @@
+"""Replace operators that only move data by views in the operators that read them.
+
+::
+
+    B = transpose(A)      B[i, j] = A[j, i]
+    C = reshape(B)        C[k] = B[k // 4, k % 4]          →   D[k] = exp(A[k % 4, k // 4])
+    D = exp(C)            D[k] = exp(C[k])
+
+Fixed operators (:mod:`smartmem_tvm.analysis.layout_class`) are relayouts and selections: slice,
+split, pad, broadcast, concat, gather, window partition, roll. A view is composed in one step through
+any number of them and simplified under the bounds of the reader's axes. Several readers get a view
+each; several producers become one load with a condition on the index.
+
+Kept, with the reason: what a graph output or an opaque operator reads, because nobody is left to
+read through the view. (FuseOperators lets the producer write those in place.)
+
+Requires: PrimFuncs (LegalizeOps). Guarantees: the same values; a fixed operator that is left is read
+by a graph output or an opaque operator. Source: SmartMem, sections 3.1 and 3.2.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+
+from smartmem_tvm.analysis.decisions import Decision, with_decisions
+from smartmem_tvm.analysis.layout_class import LayoutClass, classify_stages
+
+from ._emit import rewrite_blocks
+from ._graph import Graph, Node, OpaqueNode
+from ._views import View, apply_views, split_node, view_of
+
+
+@tvm.transform.module_pass(opt_level=0, name="smartmem.EliminateLayoutTransforms")
+class EliminateLayoutTransforms:
+    """Turn relayouts and selections into index maps of their readers."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return the module without operators that only move data."""
+        decisions: list[Decision] = []
+        mod = rewrite_blocks(mod, lambda graph: decisions.extend(_eliminate(graph)))
+        return with_decisions(mod, decisions)
+
+
+def _eliminate(graph: Graph) -> list[Decision]:
+    views: dict[Any, View] = {}
+    fixed: list[Node] = []
+    graph.nodes = [
+        part
+        for node in graph.nodes
+        for part in ([node] if isinstance(node, OpaqueNode) else split_node(node))
+    ]
+    for node in graph.nodes:
+        if isinstance(node, OpaqueNode):
+            continue
+        node.stages = apply_views(node.stages, views)
+        if classify_stages(node.stages) is LayoutClass.FIXED:
+            view = view_of(node)
+            if view is not None:
+                views[node.outputs[0]] = view
+                fixed.append(node)
+    return _drop_unread(graph, fixed)
+
+
+def _drop_unread(graph: Graph, fixed: list[Node]) -> list[Decision]:
+    consumers, results = graph.consumers(), graph.result_buffers()
+    decisions = []
+    dropped = set()
+    for node in reversed(fixed):
+        (buffer,) = node.outputs
+        opaque = [other for other in consumers.get(buffer, ()) if isinstance(other, OpaqueNode)]
+        if buffer in results:
+            reason = "a graph output"
+        elif opaque:
+            reason = f"read by an opaque operator ({opaque[0].reason})"
+        else:
+            dropped.add(node)
+            decisions.append(Decision(node.outputs[0].name, node.name, "fixed", "eliminated"))
+            continue
+        decisions.append(
+            Decision(node.outputs[0].name, node.name, "fixed", "kept", reason=reason)
+        )
+    graph.nodes = [node for node in graph.nodes if node not in dropped]
+    return decisions[::-1]

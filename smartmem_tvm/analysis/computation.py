@@ -1,0 +1,283 @@
+"""What a PrimFunc computes, as a list of stages without loops.
+
+A PrimFunc that TVM's legalisation makes is a sequence of loop nests with one block each. The loops
+say nothing that the blocks' axes do not, so a :class:`Stage` keeps the axes and the stores only::
+
+    for i, j, k in T.grid(8, 16, 4):
+        with T.sblock("matmul"):                          axes    vi: 8, vj: 16, vk: 4 (reduced)
+            vi, vj, vk = T.axis.remap("SSR", [i, j, k])   →  stores  C[vi, vj] = C[vi, vj] + …
+            with T.init():                                initial 0.0
+                C[vi, vj] = 0.0
+            C[vi, vj] = C[vi, vj] + A[vi, vk] * B[vk, vj]
+
+:func:`read_stages` refuses, with the reason, what has another form (extern calls, sorts, loops that
+are already bound to threads, blocks that overlap): the operator is then *opaque*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+from tvm.s_tir import SBlock, SBlockRealize
+from tvm_ffi import structural_equal, structural_map, structural_walk
+
+from .expressions import substitute
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One iterator of a stage, from 0 to its extent; reduced or spatial."""
+
+    var: Any
+    extent: Any
+    reduced: bool = False
+
+    @property
+    def range(self) -> tvm.ir.Range:
+        """Values of the iterator."""
+        return tvm.ir.Range(tirx.const(0, self.var.ty.dtype), self.extent)
+
+
+@dataclass(frozen=True)
+class Store:
+    """One element written at every point of the stage, where the condition holds."""
+
+    buffer: Any
+    indices: tuple[Any, ...]
+    value: Any
+    condition: Any = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One block: axes and what is stored at each of their points.
+
+    A stage with reduced axes has one initial value for each store, and reads back what it stores.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    stores: tuple[Store, ...]
+    initial: tuple[Any, ...] = ()
+
+    @property
+    def is_reduction(self) -> bool:
+        """Whether it has reduced axes."""
+        return any(axis.reduced for axis in self.axes)
+
+    @property
+    def spatial(self) -> tuple[Axis, ...]:
+        """Axes that are not reduced."""
+        return tuple(axis for axis in self.axes if not axis.reduced)
+
+    @property
+    def domain(self) -> dict[Any, tvm.ir.Range]:
+        """Range of every axis variable."""
+        return {axis.var: axis.range for axis in self.axes}
+
+    def loads(self) -> list[TensorLoad]:
+        """Every load: in values, conditions, and in the indices of both; own results excepted."""
+        own = {store.buffer for store in self.stores}
+        return [load for load in self._all_loads() if load.source not in own]
+
+    def _all_loads(self) -> list[TensorLoad]:
+        found: list[TensorLoad] = []
+        for store in self.stores:
+            parts = [store.value, *store.indices]
+            if store.condition is not None:
+                parts.append(store.condition)
+            for part in parts:
+                structural_walk(part, (TensorLoad, found.append))
+        for value in self.initial:
+            structural_walk(value, (TensorLoad, found.append))
+        return found
+
+    def is_pointwise(self, store: Store) -> bool:
+        """Whether the store writes the element that the spatial axes name, unconditionally."""
+        return (
+            store.condition is None
+            and len(store.indices) == len(self.spatial)
+            and all(
+                structural_equal(index, axis.var) or (is_int(index, 0) and is_int(axis.extent, 1))
+                for index, axis in zip(store.indices, self.spatial, strict=True)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class OpaqueReason:
+    """Why a function has no stages."""
+
+    reason: str
+
+
+def is_int(expr: Any, value: int) -> bool:
+    """Whether the expression is that integer constant."""
+    return isinstance(expr, tirx.IntImm) and int(expr) == value
+
+
+def fresh_axes(axes: Sequence[Axis]) -> tuple[tuple[Axis, ...], dict[Any, Any]]:
+    """The same axes with new variables, and the map from the old ones to the new."""
+    renamed = tuple(
+        Axis(tirx.Var(axis.var.name, axis.var.ty), axis.extent, axis.reduced) for axis in axes
+    )
+    return renamed, {old.var: new.var for old, new in zip(axes, renamed, strict=True)}
+
+
+def replace_loads(expr: Any, buffers: dict[Any, Any]) -> Any:
+    """Expression whose loads of the given buffers become what the functions make of their indices.
+
+    ``buffers[b](indices)`` gives what stands in place of ``b[indices]``; indices that hold loads
+    themselves are replaced first.
+    """
+
+    def replace(load: TensorLoad) -> Any:
+        make = buffers.get(load.source)
+        return load if make is None else make(list(load.indices))
+
+    return structural_map(expr, (TensorLoad, replace))
+
+
+def replace_in_stage(stage: Stage, loads: dict[Any, Any]) -> Stage:
+    """Stage whose loads are replaced everywhere; see :func:`replace_loads`."""
+
+    def replace(expr: Any) -> Any:
+        return None if expr is None else replace_loads(expr, loads)
+
+    stores = tuple(
+        Store(
+            store.buffer,
+            tuple(replace(index) for index in store.indices),
+            replace(store.value),
+            replace(store.condition),
+        )
+        for store in stage.stores
+    )
+    return Stage(stage.name, stage.axes, stores, tuple(replace(v) for v in stage.initial))
+
+
+def substitute_in_stage(stage: Stage, values: dict[Any, Any]) -> Stage:
+    """Stage with variables replaced everywhere: buffers by buffers, symbols by expressions."""
+
+    def replace(expr: Any) -> Any:
+        return None if expr is None else substitute(expr, values)
+
+    axes = tuple(Axis(axis.var, replace(axis.extent), axis.reduced) for axis in stage.axes)
+    stores = tuple(
+        Store(
+            values.get(store.buffer, store.buffer),
+            tuple(replace(index) for index in store.indices),
+            replace(store.value),
+            replace(store.condition),
+        )
+        for store in stage.stores
+    )
+    return Stage(stage.name, axes, stores, tuple(replace(v) for v in stage.initial))
+
+
+def read_stages(func: tirx.PrimFunc) -> list[Stage] | OpaqueReason:
+    """Stages of a function in the order of its blocks, or why it cannot be read.
+
+    The stages' variables and buffers are those of `func`; renew them before mixing functions.
+    """
+    if func.attrs.get("tirx.is_scheduled"):
+        return OpaqueReason("it is scheduled by hand")
+    root = func.body
+    if not isinstance(root, SBlockRealize) or root.block.iter_vars:
+        return OpaqueReason("its body is not one root block")
+    if root.block.match_buffers:
+        return OpaqueReason("it matches a buffer with a part of another")
+    body = root.block.body
+    nests = list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+    stages = []
+    for nest in nests:
+        stage = _read_nest(nest)
+        if isinstance(stage, OpaqueReason):
+            return stage
+        stages.append(stage)
+    return _check_order(stages)
+
+
+def _check_order(stages: list[Stage]) -> list[Stage] | OpaqueReason:
+    written: set[Any] = set()
+    for stage in stages:
+        for store in stage.stores:
+            if store.buffer in written:
+                return OpaqueReason(f"buffer '{store.buffer.name}' is written by several blocks")
+        written |= {store.buffer for store in stage.stores}
+    return stages
+
+
+def _read_nest(stmt: Any) -> Stage | OpaqueReason:
+    loops: dict[Any, Any] = {}
+    while isinstance(stmt, tirx.For):
+        if stmt.kind != tirx.ForKind.SERIAL or not is_int(stmt.min, 0) or stmt.annotations:
+            return OpaqueReason(f"loop '{stmt.loop_var.name}' has a schedule")
+        loops[stmt.loop_var] = stmt.extent
+        stmt = stmt.body
+    if not isinstance(stmt, SBlockRealize):
+        return OpaqueReason(f"it holds a statement of kind {type(stmt).__name__} outside of blocks")
+    block = stmt.block
+    if not is_int(stmt.predicate, 1) or block.alloc_buffers or block.match_buffers:
+        return OpaqueReason(f"block '{block.name_hint}' has a predicate or buffers of its own")
+    axes = []
+    for iter_var, value in zip(block.iter_vars, stmt.iter_values, strict=True):
+        kind = int(iter_var.iter_type)
+        if kind not in (tirx.IterVar.DataPar, tirx.IterVar.CommReduce):
+            return OpaqueReason(f"axis '{iter_var.var.name}' runs in order")
+        extent = iter_var.dom.extent
+        unit = is_int(value, 0) and is_int(extent, 1)
+        if not unit and not structural_equal(loops.pop(value, None), extent):
+            return OpaqueReason(f"axis '{iter_var.var.name}' is not one whole loop")
+        axes.append(Axis(iter_var.var, extent, kind == tirx.IterVar.CommReduce))
+    if any(not is_int(extent, 1) for extent in loops.values()):
+        return OpaqueReason(f"block '{block.name_hint}' has loops that no axis uses")
+    return _read_block(block, tuple(axes))
+
+
+def _read_block(block: SBlock, axes: tuple[Axis, ...]) -> Stage | OpaqueReason:
+    stores = _read_stores(block.body, None)
+    if isinstance(stores, OpaqueReason):
+        return stores
+    initial: tuple[Any, ...] = ()
+    if block.init is not None:
+        first = _read_stores(block.init, None)
+        if isinstance(first, OpaqueReason):
+            return first
+        if len(first) != len(stores) or any(
+            not one.buffer.same_as(other.buffer)
+            or not structural_equal(one.indices, other.indices)
+            for one, other in zip(first, stores, strict=True)
+        ):
+            return OpaqueReason(f"block '{block.name_hint}' does not initialise what it stores")
+        initial = tuple(store.value for store in first)
+    stage = Stage(block.name_hint, axes, tuple(stores), initial)
+    own = {store.buffer for store in stores}
+    reads_own = any(load.source in own for load in stage._all_loads())
+    if stage.is_reduction != bool(initial):
+        return OpaqueReason(f"block '{block.name_hint}' reduces without an initial value")
+    if reads_own and not stage.is_reduction:
+        return OpaqueReason(f"block '{block.name_hint}' reads what it writes")
+    return stage
+
+
+def _read_stores(stmt: Any, condition: Any) -> list[Store] | OpaqueReason:
+    if isinstance(stmt, tirx.BufferStore):
+        return [Store(stmt.buffer, tuple(stmt.indices), stmt.value, condition)]
+    if isinstance(stmt, tirx.IfThenElse) and stmt.else_case is None:
+        both = stmt.condition if condition is None else tirx.And(condition, stmt.condition)
+        return _read_stores(stmt.then_case, both)
+    if isinstance(stmt, tirx.SeqStmt):
+        stores: list[Store] = []
+        for part in stmt.seq:
+            read = _read_stores(part, condition)
+            if isinstance(read, OpaqueReason):
+                return read
+            stores += read
+        return stores
+    return OpaqueReason(f"a block holds a statement of kind {type(stmt).__name__}")

@@ -1,0 +1,153 @@
+"""Evaluating index expressions at many points at once, with NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+
+from smartmem_tvm.errors import SmartMemError
+
+from .index_space import IF_THEN_ELSE, dtype_of
+
+Points = Mapping[Any, NDArray[Any]]
+ReadElement = Callable[[Any, list[NDArray[Any]]], NDArray[Any]]
+LIKELY = tvm.ir.Op.get("prim.likely")
+
+
+def _truncated_quotient(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    if not np.issubdtype(np.result_type(a, b), np.integer):
+        return np.asarray(a / b)
+    return np.asarray(np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
+
+
+_BINARY: dict[type, Callable[[NDArray[Any], NDArray[Any]], Any]] = {
+    tirx.Add: np.add,
+    tirx.Sub: np.subtract,
+    tirx.Mul: np.multiply,
+    tirx.FloorDiv: np.floor_divide,
+    tirx.FloorMod: np.mod,
+    tirx.Div: _truncated_quotient,
+    tirx.Mod: np.fmod,
+    tirx.Min: np.minimum,
+    tirx.Max: np.maximum,
+    tirx.LT: np.less,
+    tirx.LE: np.less_equal,
+    tirx.GT: np.greater,
+    tirx.GE: np.greater_equal,
+    tirx.EQ: np.equal,
+    tirx.NE: np.not_equal,
+    tirx.LShift: np.left_shift,
+    tirx.RShift: np.right_shift,
+    tirx.BitwiseAnd: np.bitwise_and,
+    tirx.BitwiseOr: np.bitwise_or,
+    tirx.BitwiseXor: np.bitwise_xor,
+}
+
+
+class Evaluator:
+    """Values of expressions at the same points.
+
+    A branch is evaluated only at the points that take it, so that its loads stay inside.
+
+    Parameters
+    ----------
+    points
+        Value of each variable at each point: one-dimensional arrays of one length.
+    read
+        Value of an element: called with the tensor and one array for each index.
+    """
+
+    def __init__(self, points: Points, read: ReadElement | None = None) -> None:
+        self.points = points
+        self.read = read
+        self.length = max((len(column) for column in points.values()), default=1)
+
+    def of(self, expr: Any) -> NDArray[Any]:
+        """Values of the expression, one for each point."""
+        return np.broadcast_to(self._of(expr), (self.length,))
+
+    def _of(self, expr: Any) -> NDArray[Any]:
+        if isinstance(expr, tirx.IntImm | tirx.FloatImm):
+            return np.asarray(expr.value, dtype=dtype_of(expr))
+        if isinstance(expr, tvm.ir.Var):
+            return self._variable(expr)
+        operation = _BINARY.get(type(expr))
+        if operation is not None:
+            return np.asarray(operation(self._of(expr.a), self._of(expr.b)))
+        if isinstance(expr, tirx.Cast):
+            return self._of(expr.value).astype(dtype_of(expr))
+        if isinstance(expr, tirx.Not):
+            return np.logical_not(self._of(expr.a))
+        if isinstance(expr, tirx.And | tirx.Or):
+            return self._junction(expr)
+        if isinstance(expr, tirx.Select):
+            return self._conditional(expr.condition, expr.true_value, expr.false_value, expr)
+        if isinstance(expr, TensorLoad) and self.read is not None:
+            return self.read(expr.source, [self.of(index) for index in expr.indices])
+        if isinstance(expr, tvm.ir.Call):
+            if expr.op.same_as(IF_THEN_ELSE):
+                return self._conditional(*expr.args, expr)
+            if expr.op.same_as(LIKELY):
+                return self._of(expr.args[0])
+        raise SmartMemError(
+            f"cannot evaluate {expr} of kind {type(expr).__name__}: it is not an index "
+            "expression; give a function that reads elements, or take it out first"
+        )
+
+    def _variable(self, var: Any) -> NDArray[Any]:
+        column = self.points.get(var)
+        if column is None:
+            raise SmartMemError(
+                f"no value for variable '{var.name}': add it to the domain or to the values"
+            )
+        return column
+
+    def _where(self, mask: NDArray[Any]) -> Evaluator:
+        chosen = {
+            var: np.broadcast_to(column, (self.length,))[mask]
+            for var, column in self.points.items()
+        }
+        other = Evaluator(chosen, self.read)
+        other.length = int(np.count_nonzero(mask))
+        return other
+
+    def _junction(self, expr: Any) -> NDArray[Any]:
+        conjunction = isinstance(expr, tirx.And)
+        result = np.array(self.of(expr.a), dtype=bool)
+        open_points = result if conjunction else ~result
+        result[open_points] = self._where(open_points).of(expr.b)
+        return result
+
+    def _conditional(self, condition: Any, true: Any, false: Any, expr: Any) -> NDArray[Any]:
+        mask = self.of(condition).astype(bool)
+        result = np.empty(self.length, dtype=dtype_of(expr))
+        result[mask] = self._where(mask).of(true)
+        result[~mask] = self._where(~mask).of(false)
+        return result
+
+
+def evaluate(expr: Any, values: Points, read: ReadElement | None = None) -> NDArray[Any]:
+    """Values of an expression at points.
+
+    Parameters
+    ----------
+    expr
+        Integer or boolean expression; with `read`, also of elements.
+    values
+        Value of each variable at each point: arrays of one length.
+    read
+        Value of an element, called with the tensor and an array for each index.
+    """
+    return Evaluator(values, read).of(expr)
+
+
+def evaluate_all(exprs: Sequence[Any], values: Points) -> list[NDArray[Any]]:
+    """Values of several expressions at the same points."""
+    evaluator = Evaluator(values)
+    return [evaluator.of(expr) for expr in exprs]

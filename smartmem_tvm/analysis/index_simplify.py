@@ -1,0 +1,173 @@
+"""Simplifying index maps: the fewest divisions and remainders that the iterators' bounds allow.
+
+::
+
+    [(i*128 + k*16 + j*4 + l) // 1024, (i*128 + k*16 + j*4 + l) // 4 % 256, … % 4]
+      →  [i // 8, i % 8 * 32 + k*4 + j, l]          i < 16, j < 4, k < 8, l < 4
+
+TVM's analyser goes first. Where it leaves divisions, the rules of :mod:`.index_rules` work on the
+whole expression, and the form with the fewest divisions wins. It leaves divisions of sums whose
+terms share a factor with the divisor, rotations and most symbolic extents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+from tvm_ffi import structural_walk
+
+from .expressions import substitute
+from .index_conditions import simplify_expression
+from .index_space import IndexSpace, dtype_of
+
+DIVISIONS = (tirx.FloorDiv, tirx.Div)
+REMAINDERS = (tirx.FloorMod, tirx.Mod)
+
+
+@dataclass(frozen=True)
+class DivisionCount:
+    """Divisions and remainders of expressions as they are written.
+
+    Attributes
+    ----------
+    divisions, modulos
+        All of them.
+    shifts, masks
+        Those of them by a constant power of two, which a compiler makes shifts and masks.
+    """
+
+    divisions: int = 0
+    modulos: int = 0
+    shifts: int = 0
+    masks: int = 0
+
+    @property
+    def total(self) -> int:
+        """Divisions and remainders."""
+        return self.divisions + self.modulos
+
+    def __add__(self, other: DivisionCount) -> DivisionCount:
+        return DivisionCount(
+            self.divisions + other.divisions,
+            self.modulos + other.modulos,
+            self.shifts + other.shifts,
+            self.masks + other.masks,
+        )
+
+
+def count_divisions(*exprs: Any) -> DivisionCount:
+    """Divisions and remainders in expressions (or lists of them), those of integers only."""
+    divisions: list[Any] = []
+    modulos: list[Any] = []
+
+    def note(found: list[Any], expr: Any) -> None:
+        if dtype_of(expr).startswith(("int", "uint")):
+            found.append(expr)
+
+    structural_walk(
+        list(exprs),
+        [
+            (DIVISIONS, lambda expr: note(divisions, expr)),
+            (REMAINDERS, lambda expr: note(modulos, expr)),
+        ],
+    )
+    return DivisionCount(
+        len(divisions),
+        len(modulos),
+        sum(map(_by_power_of_two, divisions)),
+        sum(map(_by_power_of_two, modulos)),
+    )
+
+
+def _by_power_of_two(expr: Any) -> bool:
+    divisor = expr.b
+    return isinstance(divisor, tirx.IntImm) and divisor.value.bit_count() == 1
+
+
+def simplify_indices(
+    indices: Sequence[Any], domain: Mapping[Any, tvm.ir.Range], predicate: Any = None
+) -> list[Any]:
+    """Indices with the fewest divisions and remainders over the domain.
+
+    Parameters
+    ----------
+    indices
+        Expressions of the domain's variables; symbolic extents may occur.
+    domain
+        Range of each variable. A symbol with declared bounds may be in it as well.
+    predicate
+        What holds at every point that matters.
+    """
+    conditions = () if predicate is None else (predicate,)
+    space = IndexSpace(domain, conditions)
+    return [_simplify(space, index) for index in indices]
+
+
+def _simplify(space: IndexSpace, index: Any) -> Any:
+    if isinstance(index, tirx.IntImm):
+        return index
+    number = space.normalised(space.read(index))
+    result = space.write(number, dtype_of(index))
+    left = count_divisions(result).total
+    if not left:
+        return result
+    other = _analyse(space, result)
+    return other if count_divisions(other).total < left else result
+
+
+def _analyse(space: IndexSpace, index: Any) -> Any:
+    """The index as TVM's analyser simplifies it."""
+    analyzer = tvm.sym.Analyzer()
+    for var, rng in space.domain.items():
+        analyzer.bind(var, rng)
+    for condition in space.conditions:
+        scope = analyzer.constraint_scope(condition)
+        scope.__enter__()
+    return analyzer.simplify(index)
+
+
+def simplify_value(
+    expr: Any, domain: Mapping[Any, tvm.ir.Range], predicate: Any = None
+) -> Any:
+    """Value with every load's indices and every condition simplified.
+
+    A branch is simplified under the conditions that lead to it and dropped where they cannot hold;
+    two branches that are the halves of a rotation become one load.
+    """
+    conditions = () if predicate is None else (predicate,)
+    return simplify_expression(IndexSpace(domain, conditions), expr)
+
+
+def compose(
+    outer: Sequence[Any],
+    variables: Sequence[Any],
+    inner: Sequence[Any],
+    domain: Mapping[Any, tvm.ir.Range],
+) -> list[Any]:
+    """Map ``outer(inner(…))``: the outer one's variables become the inner one's results.
+
+    Parameters
+    ----------
+    outer
+        Indices as expressions of `variables`.
+    variables
+        One for each expression of `inner`.
+    inner
+        Indices as expressions of the domain's variables.
+    domain
+        Range of each of the inner map's variables.
+    """
+    points = dict(zip(variables, inner, strict=True))
+    return simplify_indices([substitute(index, points) for index in outer], domain)
+
+
+def has_loads(exprs: Sequence[Any]) -> bool:
+    """Whether an index reads memory: where it points is known at run time only."""
+    found: list[Any] = []
+    structural_walk(list(exprs), (TensorLoad, found.append))
+    return bool(found)

@@ -22,6 +22,8 @@ REUSE = 8
 # How much dearer recomputation may be than a kernel of its own: the kernel also costs a launch and
 # the bandwidth that its neighbours want.
 PATIENCE = 16
+# A launch, in operations.
+LAUNCH = 20_000
 LARGEST = 400
 
 
@@ -54,7 +56,7 @@ def recomputation_is_cheaper(node: Node, readers: list[Node]) -> str | None:
     evaluations = sum(_evaluations(reader, node.outputs[0]) for reader in readers)
     extra = cost * (evaluations - elements)
     itemsize = tirx.const(0, node.outputs[0].dtype).ty.dtype.itemsize
-    own = elements * (2 * itemsize * BYTE + cost)
+    own = LAUNCH + elements * (2 * itemsize * BYTE + cost)
     if extra > PATIENCE * own:
         return (
             f"recomputed in its readers it would cost {extra} operations, a kernel of its own "

@@ -117,7 +117,13 @@ class Graph:
 
     def result_buffers(self) -> set[Any]:
         """Buffers that are used outside of the block."""
-        return {buffer for buffer in self.results.values() if buffer is not None}
+        found: set[Any] = set()
+        for var, buffer in self.results.items():
+            parts = self.variables.get(var) if buffer is None else buffer
+            for part in parts if isinstance(parts, tuple) else (parts,):
+                if part is not None:
+                    found.add(part)
+        return found
 
     def sort(self) -> None:
         """Put the nodes in an order of dependence, the given one where nothing speaks against it."""
@@ -201,6 +207,11 @@ class _Reader:
             parts = self.values.get(value.tuple_value)
             if isinstance(parts, tuple) and parts[value.index] is not None:
                 self.values[binding.var] = parts[value.index]
+                return True
+        if isinstance(value, relax.Tuple):
+            buffers = tuple(self.buffer_of(part) for part in value.fields)
+            if all(buffer is not None for buffer in buffers):
+                self.values[binding.var] = buffers
                 return True
         return False
 

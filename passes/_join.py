@@ -31,7 +31,7 @@ from smartmem_tvm.analysis.computation import (
     replace_loads,
     substitute_in_stage,
 )
-from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.expressions import substitute, uses
 from smartmem_tvm.analysis.index_maps import Refusal, invert, prove_same, simplify_value
 
 from ._graph import Node
@@ -117,7 +117,8 @@ def join_epilogue(
     for load in loads[1:]:
         target = made[load.source].indices
         actual = [substitute(index, points) for index in load.indices]
-        if not prove_same(actual, list(target), sink.domain).holds:
+        proof = prove_same(actual, list(target), sink.domain)
+        if not proof.holds or proof.method == "samples":
             return Refusal(
                 f"it reads '{load.source.name}' at two places, which different work-items make"
             )
@@ -156,11 +157,10 @@ def _place(
         variables,
         [axis.extent for axis in stage.axes],
         list(load.source.shape),
+        partial=partial,
     )
     if isinstance(inverse, Refusal):
         return inverse
-    if not inverse.bijective and not partial:
-        return Refusal(f"it reads only a part of '{load.source.name}'")
     at = dict(zip(inverse.variables, source.indices, strict=True))
     points = {
         var: simplify_value(substitute(expr, at), sink.domain)
@@ -218,17 +218,39 @@ def _share(
 
 
 def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Refusal:
-    """Kernel with the reader as its last stage and its former outputs internal."""
+    """Kernel with the reader as its last stage and its former outputs internal.
+
+    Each element of the kernel's output must belong to one row of the reader: the loads of it use some
+    of the reader's axes, and these alone number its elements.
+    """
     if needed:
         return Refusal(f"'{next(iter(needed)).name}' is read by others too")
-    points = [_points(stage.axes) for stage in kernel.stages if stage.is_reduction]
-    elements = _points(reader.stages[0].axes)
-    if elements is None or not points or any(count is None for count in points):
+    reductions = [_points(stage.axes) for stage in kernel.stages if stage.is_reduction]
+    (stage,) = reader.stages
+    elements = _points(stage.axes)
+    if elements is None or not reductions or any(count is None for count in reductions):
         return Refusal("the shapes are symbolic")
-    if max(points) < elements:
+    if max(reductions) < elements:
         return Refusal(
-            f"the reader has {elements} elements, the kernel's reduction runs over {max(points)}"
+            f"the reader has {elements} elements, the reduction runs over {max(reductions)}"
         )
+    rows: set[Any] | None = None
+    for load in loads_of(stage.stores[0].value):
+        if load.source not in kernel.outputs:
+            continue
+        used = [axis for axis in stage.axes if any(uses(i, axis.var) for i in load.indices)]
+        inverse = invert(
+            list(load.indices),
+            [axis.var for axis in used],
+            [axis.extent for axis in used],
+            list(load.source.shape),
+        )
+        if isinstance(inverse, Refusal):
+            return Refusal(f"its rows are not the elements of '{load.source.name}': {inverse.reason}")
+        own = {axis.var for axis in used}
+        if rows not in (None, own):
+            return Refusal("it reads what the kernel makes along different axes")
+        rows = own
     return Joined([*kernel.stages, *reader.stages], list(reader.outputs))
 
 

@@ -250,8 +250,7 @@ def _read_block(block: SBlock, axes: tuple[Axis, ...]) -> Stage | OpaqueReason:
         if isinstance(first, OpaqueReason):
             return first
         if len(first) != len(stores) or any(
-            not one.buffer.same_as(other.buffer)
-            or not structural_equal(one.indices, other.indices)
+            not one.buffer.same_as(other.buffer) or not structural_equal(one.indices, other.indices)
             for one, other in zip(first, stores, strict=True)
         ):
             return OpaqueReason(f"block '{block.name_hint}' does not initialise what it stores")

@@ -1,165 +1,174 @@
 """Footprint traffic: unique bytes of device memory that a launch reads and writes.
 
-The count depends on the index maps alone, so a register tile that reads an operand seven times
-costs the same as one that reads it once. Per access::
+The count follows from index maps alone, so a register tile that reads an operand seven times costs
+the same as one that reads it once, and a function costs the same before and after it is
+scheduled::
 
-    A[v_i * 2, v_k]   v_i in 64, v_k in 9    ->  min(64 * 9, box 127 * 9, elements of A)
+    A[v_i * 2, v_k]   v_i in 64, v_k in 9                  64 · 9 elements
+    T.if_then_else(1 <= v, A[v - 1], 0)   v in 8           7 elements: what a condition keeps out
+                                                           is not read
 
-The number of distinct elements is at most the number of distinct values of the variables in the
-indices, at most the bounding box of the index ranges, and at most the tensor. For reads and
-writes of whole tensors, slices, strides, broadcasts, padding, and windows, one of the three is
-exact; otherwise the smallest is an upper bound. Accesses of one launch to one buffer are united
-by the smaller of the sum and the common box. Buffers in shared, local and warp memory are free.
+What counts as device memory is what the launch shares with others: buffers in shared, local and
+warp memory are free, and so are buffers that are allocated inside. Data passes through those by
+demand: an element that nobody goes on to use is not computed, and what only it needs is not read.
+An element that the launch has itself written before it reads it, such as an accumulator, is
+written once and not read.
+
+Data-dependent accesses have no exact number. A gather counts ``min(table, accesses)``, both sides
+of a data-dependent choice count, and :attr:`Footprint.exact` is False.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
-from tvm import sym, tirx
-from tvm.ir.expr import TensorLoad
-from tvm.s_tir import SBlock
-from tvm_ffi import structural_equal, structural_visit, structural_walk
+from tvm_ffi import structural_equal
 
 from .launches import Launch
+from .traffic_accesses import Access, Collected, Statement, collect_statements, contains_load
+from .traffic_sets import Demanded, ElementSet, elements_of, unite, without
 
 
 @dataclass(frozen=True)
-class _Access:
-    """One load or store: how many elements it touches at most, and its box per dimension."""
+class Footprint:
+    """Unique bytes of device memory.
 
-    indices: tuple[Any, ...]
-    elements: int
-    box: tuple[tuple[int, int], ...]
+    Attributes
+    ----------
+    read, written
+        Bytes, each element once.
+    exact
+        False where accesses depend on data, and the numbers are upper bounds.
+    """
 
+    read: int
+    written: int
+    exact: bool
 
-def _static_shape(buffer: Any) -> list[int] | None:
-    shape = list(buffer.ty.shape)
-    return [int(d) for d in shape] if all(isinstance(d, tirx.IntImm) for d in shape) else None
-
-
-def _is_device_memory(buffer: Any) -> bool:
-    scope = buffer.ty.storage_scope
-    return scope in ("", "global") or scope.startswith("global.")
-
-
-def _bounds(index: Any, extent: int, analyzer: sym.Analyzer) -> tuple[int, int]:
-    """Smallest and largest value of an index inside the tensor."""
-    if isinstance(index, tirx.Ramp):
-        low, high = _bounds(index.base, extent, analyzer)
-        reach = int(index.stride) * (int(index.lanes) - 1)
-        return max(0, low + min(reach, 0)), min(extent - 1, high + max(reach, 0))
-    bound = analyzer.const_int_bound(index)
-    return max(0, int(bound.min_value)), min(extent - 1, int(bound.max_value))
-
-
-def _measure(
-    indices: Iterable[Any], shape: list[int], domains: dict[Any, int], analyzer: sym.Analyzer
-) -> _Access:
-    indices = tuple(indices)
-    used: dict[Any, int] = {}
-    lanes = 1
-    for index in indices:
-        structural_walk(
-            index, (tvm.ir.Var, lambda v: used.update({v: domains[v]}) if v in domains else None)
-        )
-        if isinstance(index, tirx.Ramp):
-            lanes *= int(index.lanes)
-    box = tuple(_bounds(i, e, analyzer) for i, e in zip(indices, shape, strict=True))
-    volume = math.prod(max(0, high - low + 1) for low, high in box)
-    return _Access(indices, min(math.prod(used.values()) * lanes, volume), box)
-
-
-def _unite(accesses: list[_Access]) -> int:
-    unique: list[_Access] = []
-    for access in accesses:
-        same = (
-            u
-            for u in unique
-            if u.elements == access.elements
-            and u.box == access.box
-            and structural_equal(list(u.indices), list(access.indices), map_free_vars=True)
-        )
-        if next(same, None) is None:
-            unique.append(access)
-    if len(unique) == 1:
-        return unique[0].elements
-    common = math.prod(
-        max(high for _, high in dimension) - min(low for low, _ in dimension) + 1
-        for dimension in zip(*(access.box for access in unique), strict=True)
-    )
-    return min(sum(access.elements for access in unique), common)
+    @property
+    def bytes(self) -> int:
+        """Bytes read and written together."""
+        return self.read + self.written
 
 
 def footprint_bytes(launch: Launch) -> int | None:
     """Unique bytes read plus written in device memory; None when a shape is symbolic."""
-    domains: dict[Any, int] = {}
-    analyzer = sym.Analyzer()
-    reads: dict[Any, list[_Access]] = {}
-    writes: dict[Any, list[_Access]] = {}
-    symbolic = False
+    found = footprint_of(launch.body)
+    return None if found is None else found.bytes
 
-    def declare(var: Any, low: Any, extent: Any) -> None:
-        nonlocal symbolic
-        if not isinstance(extent, tirx.IntImm):
-            symbolic = True
-            return
-        domains[var] = int(extent)
-        analyzer.bind(var, tvm.ir.Range.from_min_extent(low, extent))
 
-    def loop(stmt: Any, visitor: Any) -> Any:
-        declare(stmt.loop_var, stmt.min, stmt.extent)
-        return visitor.default_visit(stmt)
+def footprint_of(body: Any) -> Footprint | None:
+    """Footprint of one launch, or of the body of an unscheduled function taken as one launch.
 
-    def attribute(stmt: Any, visitor: Any) -> Any:
-        if isinstance(stmt.node, tirx.IterVar):
-            declare(stmt.node.var, tirx.IntImm(stmt.value.ty, 0), stmt.value)
-        return visitor.default_visit(stmt)
-
-    def block(stmt: Any, visitor: Any) -> Any:
-        for iter_var in stmt.iter_vars:
-            declare(iter_var.var, iter_var.dom.min, iter_var.dom.extent)
-        # Regions and predicates only repeat what the body does.
-        return (visitor.visit(stmt.init) if stmt.init is not None else None) or visitor.visit(
-            stmt.body
-        )
-
-    def record(table: dict[Any, list[_Access]], buffer: Any, indices: Any) -> None:
-        nonlocal symbolic
-        if not _is_device_memory(buffer):
-            return
-        shape = _static_shape(buffer)
-        if shape is None:
-            symbolic = True
-        else:
-            table.setdefault(buffer, []).append(_measure(indices, shape, domains, analyzer))
-
-    def load(node: Any, visitor: Any) -> Any:
-        record(reads, node.source, node.indices)
-        return visitor.default_visit(node)
-
-    def store(stmt: Any, visitor: Any) -> Any:
-        record(writes, stmt.buffer, stmt.indices)
-        return visitor.default_visit(stmt)
-
-    structural_visit(
-        launch.body,
-        [
-            (tirx.For, loop),
-            (tirx.AttrStmt, attribute),
-            (SBlock, block),
-            (TensorLoad, load),
-            (tirx.BufferStore, store),
-        ],
-    )
-    if symbolic:
+    Returns
+    -------
+    footprint
+        None when a shape or a loop has no constant extent.
+    """
+    collected = collect_statements(body)
+    if collected.symbolic:
         return None
-    total = 0
-    for table in (reads, writes):
-        for buffer, accesses in table.items():
-            total += _unite(accesses) * tvm.DataType(buffer.ty.dtype.dtype).itemsize
-    return total
+    return _Flow(collected).total()
+
+
+class _Flow:
+    """Demand from the last statement to the first."""
+
+    def __init__(self, collected: Collected) -> None:
+        self._statements = collected.statements
+        self._allocated = collected.allocated
+        self._wanted: dict[Any, list[ElementSet]] = {}
+        self._read: dict[Any, list[tuple[int, ElementSet]]] = {}
+        self._written: dict[Any, list[tuple[int, ElementSet]]] = {}
+        self._exact = True
+
+    def total(self) -> Footprint:
+        for number in reversed(range(len(self._statements))):
+            self._follow(number, self._statements[number])
+        read = sum(self._bytes(buffer, self._from_outside(buffer)) for buffer in self._read)
+        written = sum(
+            self._bytes(buffer, unite([s for _, s in sets]))
+            for buffer, sets in self._written.items()
+        )
+        return Footprint(read, written, self._exact)
+
+    def _follow(self, number: int, statement: Statement) -> None:
+        demand = None
+        target = statement.target
+        if target is not None and self._is_inside(target.buffer):
+            wanted = self._wanted_of(number, target.buffer)
+            if wanted is None:
+                return
+            if not wanted.is_whole and not any(contains_load(i) for i in target.indices):
+                demand = Demanded(wanted.mask(), target.indices)
+        elif target is not None:
+            self._record(self._written, number, target, statement)
+        for access in statement.reads:
+            if target is not None and _accumulates(access, target):
+                if self._is_inside(target.buffer):
+                    continue
+            self._exact &= not any(contains_load(guard) for guard in access.guards)
+            elements = elements_of(access, statement.domain, demand)
+            self._exact &= elements.bound in (None, 0)
+            if self._is_inside(access.buffer):
+                self._wanted.setdefault(access.buffer, []).append(elements)
+            else:
+                self._read.setdefault(access.buffer, []).append((number, elements))
+
+    def _wanted_of(self, number: int, buffer: Any) -> ElementSet | None:
+        """What later statements want of a buffer; all of it where an earlier one reads it too.
+
+        An earlier statement reads what a later one wrote when a loop is around both.
+        """
+        later = self._wanted.get(buffer, [])
+        earlier = any(
+            access.buffer.same_as(buffer)
+            for statement in self._statements[:number]
+            for access in statement.reads
+            if statement.target is None or not _accumulates(access, statement.target)
+        )
+        if earlier:
+            return ElementSet.whole(tuple(int(extent) for extent in buffer.ty.shape))
+        return unite(later) if later else None
+
+    def _record(
+        self,
+        table: dict[Any, list[tuple[int, ElementSet]]],
+        number: int,
+        access: Access,
+        statement: Statement,
+    ) -> None:
+        self._exact &= not any(contains_load(guard) for guard in access.guards)
+        elements = elements_of(access, statement.domain, None)
+        self._exact &= elements.bound in (None, 0)
+        table.setdefault(access.buffer, []).append((number, elements))
+
+    def _from_outside(self, buffer: Any) -> ElementSet:
+        """Elements read that no earlier statement of the launch has written."""
+        writes = self._written.get(buffer, [])
+        sets = []
+        for number, elements in self._read[buffer]:
+            for writer, written in writes:
+                if writer < number:
+                    elements = without(elements, written)
+            sets.append(elements)
+        return unite(sets)
+
+    def _is_inside(self, buffer: Any) -> bool:
+        scope = buffer.ty.storage_scope
+        on_device = scope in ("", "global") or scope.startswith("global.")
+        return not on_device or any(buffer.same_as(known) for known in self._allocated)
+
+    @staticmethod
+    def _bytes(buffer: Any, elements: ElementSet) -> int:
+        dtype = tvm.DataType(buffer.ty.dtype.dtype)
+        return elements.size * dtype.itemsize * dtype.lanes
+
+
+def _accumulates(access: Access, target: Access) -> bool:
+    """Whether a store reads the very element that it writes."""
+    return access.buffer.same_as(target.buffer) and structural_equal(
+        list(access.indices), list(target.indices)
+    )

@@ -17,8 +17,9 @@ from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_equal, structural_walk
 
+from .index_reading import IF_THEN_ELSE, INTEGER_LIMITS, dtype_of
 from .index_rules import constant_quotient
-from .index_space import IF_THEN_ELSE, INTEGER_LIMITS, IndexSpace, dtype_of
+from .index_space import IndexSpace
 from .index_terms import Polynomial, divide_terms, integer
 
 LIKELY = tvm.ir.Op.get("prim.likely")
@@ -145,7 +146,7 @@ def _simplify_comparison(space: IndexSpace, condition: Any) -> Any:
     dtype = dtype_of(condition.a)
     if isinstance(condition, tirx.EQ | tirx.NE):
         equal = isinstance(condition, tirx.EQ)
-        difference = left - right
+        difference = space.normalised(left - right)
         if not difference.terms:
             return truth(equal)
         if space.is_nonnegative(difference.plus(-1)) or space.is_nonnegative(
@@ -154,6 +155,9 @@ def _simplify_comparison(space: IndexSpace, condition: Any) -> Any:
             return truth(not equal)
         if has_load(condition):
             return simplify_parts(space, condition)
+        positive, negative, constant = _sides(difference)
+        left, right = (positive, negative) if positive.terms else (negative, positive)
+        right = right.plus(-constant if positive.terms else constant)
         return type(condition)(space.write(left, dtype), space.write(right, dtype))
     distance = _DISTANCE[type(condition)](left, right)
     if space.is_nonnegative(distance):
@@ -176,20 +180,42 @@ def divide_distance(space: IndexSpace, distance: Polynomial) -> Polynomial:
         shift = constant_quotient(space, low, integer(factor))
         if shift is not None and high.terms:
             return divide_distance(space, high.plus(shift))
+    return multiply_distance(space, distance)
+
+
+def multiply_distance(space: IndexSpace, distance: Polynomial) -> Polynomial:
+    """The same without a quotient.
+
+    ``x // c + y >= 0`` is ``x + y*c >= 0``; ``y - x // c >= 0`` is ``y*c + c - 1 - x >= 0``.
+    """
+    for atom, value in distance.linear():
+        inner = space.atoms[atom]
+        if inner.kind != "floordiv" or abs(value) != 1:
+            continue
+        scaled = distance.without((atom,)) * inner.divisor
+        if value > 0:
+            return divide_distance(space, space.normalised(scaled + inner.number))
+        slack = inner.divisor.plus(-1)
+        return divide_distance(space, space.normalised(scaled + slack - inner.number))
     return distance
 
 
 def _write_comparison(space: IndexSpace, distance: Polynomial, dtype: str) -> Any:
     """``distance >= 0`` with each term on the side on which it is positive."""
-    positive = Polynomial({m: v for m, v in distance.terms.items() if m and v > 0})
-    negative = Polynomial({m: -v for m, v in distance.terms.items() if m and v < 0})
-    constant = distance.constant
+    positive, negative, constant = _sides(distance)
     if not negative.terms:
         return tirx.LE(tirx.IntImm(dtype, -constant), space.write(positive, dtype))
     limit = constant + 1  # negative <= positive + constant
     if positive.terms and limit < 0:
         negative, limit = negative.plus(-limit), 0
     return tirx.LT(space.write(negative, dtype), space.write(positive.plus(limit), dtype))
+
+
+def _sides(number: Polynomial) -> tuple[Polynomial, Polynomial, int]:
+    """Positive terms, negative terms turned round, and the constant."""
+    positive = Polynomial({m: v for m, v in number.terms.items() if m and v > 0})
+    negative = Polynomial({m: -v for m, v in number.terms.items() if m and v < 0})
+    return positive, negative, number.constant
 
 
 # ---- values -------------------------------------------------------------------------------------
@@ -219,11 +245,12 @@ def simplify_parts(space: IndexSpace, expr: Any) -> Any:
         return tirx.BufferLoad(expr.source, indices)
     if isinstance(expr, tirx.Select):
         return _simplify_conditional(
-            space, expr, expr.condition, expr.true_value, expr.false_value, tirx.Select
+            space, expr.condition, expr.true_value, expr.false_value, tirx.Select
         )
     if isinstance(expr, tvm.ir.Call):
         if expr.op.same_as(IF_THEN_ELSE):
-            return _simplify_conditional(space, expr, *expr.args, tirx.if_then_else)
+            condition, true, false = expr.args
+            return _simplify_conditional(space, condition, true, false, tirx.if_then_else)
         args = [simplify_expression(space, arg) for arg in expr.args]
         if all(new.same_as(old) for new, old in zip(args, expr.args, strict=True)):
             return expr
@@ -240,7 +267,7 @@ def simplify_parts(space: IndexSpace, expr: Any) -> Any:
 
 
 def _simplify_conditional(
-    space: IndexSpace, expr: Any, condition: Any, true: Any, false: Any, make: Callable[..., Any]
+    space: IndexSpace, condition: Any, true: Any, false: Any, make: Callable[..., Any]
 ) -> Any:
     condition = simplify_condition(space, condition)
     value = decided(condition)
@@ -280,9 +307,7 @@ def merge_rotation(
             return None
         if not _inside(fails, other, true.source.shape[number]):
             return None
-        indices[number] = space.write(
-            space.normalised(space.floormod(first, size)), dtype_of(one)
-        )
+        indices[number] = space.write(space.normalised(space.floormod(first, size)), dtype_of(one))
     return tirx.BufferLoad(true.source, indices)
 
 

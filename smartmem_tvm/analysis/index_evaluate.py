@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
 from smartmem_tvm.errors import SmartMemError
 
-from .index_space import IF_THEN_ELSE, dtype_of
+from .index_reading import IF_THEN_ELSE, dtype_of
 
 Points = Mapping[Any, NDArray[Any]]
 ReadElement = Callable[[Any, list[NDArray[Any]]], NDArray[Any]]
@@ -66,6 +67,7 @@ class Evaluator:
     def __init__(self, points: Points, read: ReadElement | None = None) -> None:
         self.points = points
         self.read = read
+        self._found: dict[Any, NDArray[Any]] = {}
         self.length = max((len(column) for column in points.values()), default=1)
 
     def of(self, expr: Any) -> NDArray[Any]:
@@ -73,28 +75,34 @@ class Evaluator:
         return np.broadcast_to(self._of(expr), (self.length,))
 
     def _of(self, expr: Any) -> NDArray[Any]:
+        operation = _BINARY.get(type(expr))
+        if operation is not None:
+            found = self._found.get(expr)
+            if found is None:
+                found = np.asarray(operation(self._of(expr.a), self._of(expr.b)))
+                self._found[expr] = found
+            return found
         if isinstance(expr, tirx.IntImm | tirx.FloatImm):
             return np.asarray(expr.value, dtype=dtype_of(expr))
         if isinstance(expr, tvm.ir.Var):
             return self._variable(expr)
-        operation = _BINARY.get(type(expr))
-        if operation is not None:
-            return np.asarray(operation(self._of(expr.a), self._of(expr.b)))
         if isinstance(expr, tirx.Cast):
-            return self._of(expr.value).astype(dtype_of(expr))
+            return self._cast(self._of(expr.value), dtype_of(expr))
         if isinstance(expr, tirx.Not):
             return np.logical_not(self._of(expr.a))
         if isinstance(expr, tirx.And | tirx.Or):
             return self._junction(expr)
         if isinstance(expr, tirx.Select):
-            return self._conditional(expr.condition, expr.true_value, expr.false_value, expr)
+            return self._conditional(expr.condition, expr.true_value, expr.false_value)
         if isinstance(expr, TensorLoad) and self.read is not None:
             return self.read(expr.source, [self.of(index) for index in expr.indices])
         if isinstance(expr, tvm.ir.Call):
             if expr.op.same_as(IF_THEN_ELSE):
-                return self._conditional(*expr.args, expr)
+                return self._conditional(*expr.args)
             if expr.op.same_as(LIKELY):
                 return self._of(expr.args[0])
+            if self.read is not None:
+                return self._uninterpreted(expr)
         raise SmartMemError(
             f"cannot evaluate {expr} of kind {type(expr).__name__}: it is not an index "
             "expression; give a function that reads elements, or take it out first"
@@ -124,11 +132,24 @@ class Evaluator:
         result[open_points] = self._where(open_points).of(expr.b)
         return result
 
-    def _conditional(self, condition: Any, true: Any, false: Any, expr: Any) -> NDArray[Any]:
+    def _conditional(self, condition: Any, true: Any, false: Any) -> NDArray[Any]:
         mask = self.of(condition).astype(bool)
-        result = np.empty(self.length, dtype=dtype_of(expr))
-        result[mask] = self._where(mask).of(true)
-        result[~mask] = self._where(~mask).of(false)
+        chosen, other = self._where(mask).of(true), self._where(~mask).of(false)
+        result = np.empty(self.length, dtype=np.result_type(chosen, other))
+        result[mask], result[~mask] = chosen, other
+        return result
+
+    def _cast(self, value: NDArray[Any], dtype: str) -> NDArray[Any]:
+        # What stands for an element must stay distinct from the others: it is not rounded.
+        if self.read is not None and np.issubdtype(value.dtype, np.floating):
+            return value
+        return value.astype(dtype)
+
+    def _uninterpreted(self, call: Any) -> NDArray[Any]:
+        """Some function of the arguments, another one for each operator."""
+        result = np.asarray(float(tvm_ffi.structural_hash(call.op) % 9973))
+        for number, arg in enumerate(call.args, start=2):
+            result = result + np.sqrt(number) * self._of(arg)
         return result
 
 

@@ -7,6 +7,7 @@ What the passes use of :mod:`.index_simplify`, :mod:`.index_inverse`, :mod:`.ind
 from __future__ import annotations
 
 from .index_evaluate import evaluate
+from .index_inverse import Inverse, Refusal, invert
 from .index_proof import Proof, prove_same
 from .index_simplify import (
     DivisionCount,
@@ -16,14 +17,20 @@ from .index_simplify import (
     simplify_indices,
     simplify_value,
 )
+from .index_split import LoopSplit, affine_after_split
 
 __all__ = [
     "DivisionCount",
+    "Inverse",
+    "LoopSplit",
     "Proof",
+    "Refusal",
+    "affine_after_split",
     "compose",
     "count_divisions",
     "evaluate",
     "has_loads",
+    "invert",
     "prove_same",
     "simplify_indices",
     "simplify_value",

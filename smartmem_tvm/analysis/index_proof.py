@@ -23,7 +23,8 @@ from smartmem_tvm.errors import SmartMemError
 
 from .index_conditions import has_load
 from .index_evaluate import Evaluator, evaluate
-from .index_space import INTEGER_LIMITS, dtype_of
+from .index_reading import INTEGER_LIMITS, dtype_of
+from .index_space import IndexSpace
 
 EXHAUSTIVE_POINTS = 65_536
 SAMPLES = 4_096
@@ -41,8 +42,8 @@ class Proof:
     holds
         No point was found at which they differ.
     method
-        ``identical``, ``exhaustive``, ``prover and samples``, or ``samples`` where the prover could
-        not decide.
+        ``identical``, ``exhaustive``, ``prover and samples`` (TVM's), ``rules and samples`` (ours:
+        both have one normal form), or ``samples`` where neither could decide.
     points
         Points that were evaluated.
     counterexample
@@ -60,30 +61,75 @@ class Proof:
         return self.holds and self.method != "samples"
 
 
-def prove_same(a: Any, b: Any, domain: Mapping[Any, tvm.ir.Range]) -> Proof:
+def prove_same(
+    a: Any,
+    b: Any,
+    domain: Mapping[Any, tvm.ir.Range],
+    predicate: Any = None,
+    *,
+    exhaustive: int = EXHAUSTIVE_POINTS,
+    samples: int = SAMPLES,
+    use_prover: bool = True,
+) -> Proof:
     """Whether two expressions, or two lists of them, agree everywhere in the domain.
 
     Loads are the same where they read the same element; one outside of its tensor is the same as
     nothing.
+
+    Parameters
+    ----------
+    a, b
+        Index expressions, values with loads, or lists of either.
+    domain
+        Range of each variable; a symbol with declared bounds is in it too.
+    predicate
+        Points at which it does not hold are left out.
+    exhaustive
+        Most points that are enumerated.
+    samples
+        Random points where there are more, besides the corners.
+    use_prover
+        Whether a large or symbolic domain is given to TVM's prover, then to the rules.
     """
     left, right = _as_list(a), _as_list(b)
     if len(left) != len(right):
         return Proof(False, "identical")
     if structural_equal(left, right):
         return Proof(True, "identical")
-    exhaustive, points = True, 0
+    all_points, points = not symbols_of(domain, [*left, *right]), 0
     for symbols in symbol_values(domain, [*left, *right]):
-        values, complete = sample_points(domain, symbols)
-        exhaustive &= complete
+        values, complete = sample_points(domain, symbols, exhaustive, samples)
+        if predicate is not None:
+            holds = Evaluator(values).of(predicate)
+            values = {var: column[holds] for var, column in values.items()}
+        all_points &= complete
         points += _length(values)
         example = _first_difference(left, right, values)
         if example is not None:
             return Proof(False, "exhaustive" if complete else "samples", points, example)
-    symbolic = bool(free_symbols(domain, [*left, *right]))
-    if exhaustive and not symbolic:
+    if all_points:
         return Proof(True, "exhaustive", points)
-    proved = prove_equal(left, right, domain)
-    return Proof(True, "prover and samples" if proved else "samples", points)
+    if not use_prover:
+        return Proof(True, "samples", points)
+    if predicate is None and prove_equal(left, right, domain):
+        return Proof(True, "prover and samples", points)
+    same = _same_normal_form(
+        IndexSpace(domain, [] if predicate is None else [predicate]), left, right
+    )
+    return Proof(True, "rules and samples" if same else "samples", points)
+
+
+def _same_normal_form(space: IndexSpace, left: list[Any], right: list[Any]) -> bool:
+    return all(
+        dtype_of(one) in INTEGER_LIMITS
+        and not space.normalised(space.read(one) - space.read(other)).terms
+        for one, other in zip(left, right, strict=True)
+    )
+
+
+def symbols_of(domain: Mapping[Any, tvm.ir.Range], exprs: Sequence[Any]) -> list[Any]:
+    """Variables that are extents: they take a few of their values, not all."""
+    return free_symbols(domain, exprs) + bounded_symbols(domain)
 
 
 def _as_list(exprs: Any) -> list[Any]:
@@ -197,7 +243,7 @@ def _random_points(
     ranges: Mapping[Any, tuple[int, int]], samples: int
 ) -> tuple[dict[Any, NDArray[Any]], int]:
     rng = np.random.default_rng(len(ranges))
-    corners = min(2 ** len(ranges), samples // 2)
+    corners = min(2 ** len(ranges), samples // 2)  # a bit of its number for each variable
     bits = np.arange(corners)
     columns = {}
     for number, (var, (first, extent)) in enumerate(ranges.items()):
@@ -234,12 +280,15 @@ class ElementNumbers:
 
     def __call__(self, tensor: Any, indices: list[NDArray[Any]]) -> NDArray[Any]:
         """Number of each element, counted through all tensors."""
-        shape = [int(evaluate(extent, self.first)[0]) for extent in tensor.shape]
         start = self.start.setdefault(tensor, 1 + 2**32 * len(self.start))
+        if any(np.issubdtype(index.dtype, np.floating) for index in indices):
+            # An index that was read from memory: some element, the same one for the same index.
+            scaled = [np.sqrt(number) * index for number, index in enumerate(indices, start=2)]
+            return np.asarray(start + sum(scaled))
+        shape = [int(evaluate(extent, self.first)[0]) for extent in tensor.shape]
         flat = np.zeros(indices[0].shape if indices else (1,), dtype=np.int64)
         inside = np.ones(flat.shape, dtype=bool)
         for index, extent in zip(indices, shape, strict=True):
             inside &= (index >= 0) & (index < extent)
             flat = flat * extent + index
         return np.where(inside, flat + start, np.nan)
-

@@ -39,9 +39,7 @@ def constant_quotient(space: IndexSpace, number: Polynomial, divisor: Polynomial
     if size is None or space.is_symbolic(number):
         for quotient in (0, -1):
             shifted = number - divisor.times(quotient)
-            if space.is_nonnegative(shifted) and space.is_nonnegative(
-                (divisor - shifted).plus(-1)
-            ):
+            if space.is_nonnegative(shifted) and space.is_nonnegative((divisor - shifted).plus(-1)):
                 return quotient
     return None
 
@@ -161,7 +159,7 @@ def remainder_drop_multiples(
     space: IndexSpace, number: Polynomial, divisor: Polynomial
 ) -> Polynomial | None:
     """``(x*c + y) % c → y % c``, and coefficients past c are reduced."""
-    quotient, rest = divide_terms(number, divisor)
+    _, rest = divide_terms(number, divisor)
     size = divisor.value
     if size is not None:
         rest = Polynomial({m: _reduced(value, size) for m, value in rest.terms.items()})
@@ -196,6 +194,29 @@ def remainder_of_remainder(
         _, rest = divide_terms(inner.divisor.times(value), divisor)
         if not rest.terms:
             return space.floormod(number.without((atom,)) + inner.number.times(value), divisor)
+    return None
+
+
+def remainder_of_quotient(
+    space: IndexSpace, number: Polynomial, divisor: Polynomial
+) -> Polynomial | None:
+    """``((x % (a*b*c) + y) // a) % b → ((x + y) // a) % b``: the quotient wraps with x."""
+    for outer, scale in number.linear():
+        quotient = space.atoms[outer]
+        if quotient.kind != "floordiv":
+            continue
+        for atom, value in quotient.number.linear():
+            inner = space.atoms[atom]
+            if inner.kind != "floormod":
+                continue
+            # One wrap of x changes the quotient by so many, which must be a multiple of b.
+            wrap, rest = divide_terms(inner.divisor.times(value), quotient.divisor)
+            _, left = divide_terms(wrap.times(scale), divisor)
+            if rest.terms or left.terms:
+                continue
+            opened = quotient.number.without((atom,)) + inner.number.times(value)
+            changed = space.floordiv(opened, quotient.divisor).times(scale)
+            return space.floormod(number.without((outer,)) + changed, divisor)
     return None
 
 
@@ -264,6 +285,7 @@ REMAINDER_RULES: tuple[DivisionRule, ...] = (
     remainder_within_bounds,
     remainder_drop_multiples,
     remainder_of_remainder,
+    remainder_of_quotient,
     remainder_common_factor,
 )
 SUM_RULES: tuple[SumRule, ...] = (merge_quotient, merge_remainders, quotient_to_remainder)

@@ -5,14 +5,16 @@
     [(i*128 + k*16 + j*4 + l) // 1024, (i*128 + k*16 + j*4 + l) // 4 % 256, … % 4]
       →  [i // 8, i % 8 * 32 + k*4 + j, l]          i < 16, j < 4, k < 8, l < 4
 
-TVM's analyser goes first. Where it leaves divisions, the rules of :mod:`.index_rules` work on the
-whole expression, and the form with the fewest divisions wins. It leaves divisions of sums whose
-terms share a factor with the divisor, rotations and most symbolic extents.
+Every expression is brought to one normal form by the rules of :mod:`.index_rules`, so that equal
+maps become equal expressions. TVM's analyser alone leaves divisions of sums whose terms share a
+factor with the divisor, and most divisions by symbols; where the normal form still divides, the
+analyser tries it as well, and the form with fewer divisions wins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +25,14 @@ from tvm_ffi import structural_walk
 
 from .expressions import substitute
 from .index_conditions import simplify_expression
-from .index_space import IndexSpace, dtype_of
+from .index_proof import prove_same
+from .index_reading import dtype_of
+from .index_space import IndexSpace
 
 DIVISIONS = (tirx.FloorDiv, tirx.Div)
 REMAINDERS = (tirx.FloorMod, tirx.Mod)
+# At most so many points of a result are compared with what was given.
+CHECKED_POINTS = 2_048
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,11 @@ def _by_power_of_two(expr: Any) -> bool:
 
 
 def simplify_indices(
-    indices: Sequence[Any], domain: Mapping[Any, tvm.ir.Range], predicate: Any = None
+    indices: Sequence[Any],
+    domain: Mapping[Any, tvm.ir.Range],
+    predicate: Any = None,
+    *,
+    check: bool = True,
 ) -> list[Any]:
     """Indices with the fewest divisions and remainders over the domain.
 
@@ -102,10 +112,35 @@ def simplify_indices(
         Range of each variable. A symbol with declared bounds may be in it as well.
     predicate
         What holds at every point that matters.
+    check
+        Whether the result is compared with what was given, at up to a few thousand points.
     """
     conditions = () if predicate is None else (predicate,)
     space = IndexSpace(domain, conditions)
-    return [_simplify(space, index) for index in indices]
+    results = [_simplify(space, index) for index in indices]
+    if check:
+        _check_same(list(indices), results, domain, predicate)
+    return results
+
+
+def _check_same(
+    before: list[Any], after: list[Any], domain: Mapping[Any, tvm.ir.Range], predicate: Any
+) -> None:
+    """Raise if the two differ at one of a few points: the rules have a defect then."""
+    proof = prove_same(
+        before,
+        after,
+        domain,
+        predicate,
+        exhaustive=CHECKED_POINTS,
+        samples=CHECKED_POINTS // 2,
+        use_prover=False,
+    )
+    if not proof.holds:
+        raise RuntimeError(
+            f"simplifying {before} to {after} changed it at {proof.counterexample}: a defect of "
+            "the simplifier, or an element outside of its tensor is read"
+        )
 
 
 def _simplify(space: IndexSpace, index: Any) -> Any:
@@ -125,14 +160,18 @@ def _analyse(space: IndexSpace, index: Any) -> Any:
     analyzer = tvm.sym.Analyzer()
     for var, rng in space.domain.items():
         analyzer.bind(var, rng)
-    for condition in space.conditions:
-        scope = analyzer.constraint_scope(condition)
-        scope.__enter__()
-    return analyzer.simplify(index)
+    with ExitStack() as stack:
+        for condition in space.conditions:
+            stack.enter_context(analyzer.constraint_scope(condition))
+        return analyzer.simplify(index)
 
 
 def simplify_value(
-    expr: Any, domain: Mapping[Any, tvm.ir.Range], predicate: Any = None
+    expr: Any,
+    domain: Mapping[Any, tvm.ir.Range],
+    predicate: Any = None,
+    *,
+    check: bool = True,
 ) -> Any:
     """Value with every load's indices and every condition simplified.
 
@@ -140,7 +179,10 @@ def simplify_value(
     two branches that are the halves of a rotation become one load.
     """
     conditions = () if predicate is None else (predicate,)
-    return simplify_expression(IndexSpace(domain, conditions), expr)
+    result = simplify_expression(IndexSpace(domain, conditions), expr)
+    if check:
+        _check_same([expr], [result], domain, predicate)
+    return result
 
 
 def compose(

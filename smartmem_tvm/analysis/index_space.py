@@ -18,14 +18,10 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from .index_bounds import Bounds, compound_bounds, interval_product
+from .index_reading import INTEGER_LIMITS, READERS, dtype_of, read_opaque
 from .index_rules import DIVISION_RULES, REMAINDER_RULES, SUM_RULES
-from .index_terms import ZERO, Polynomial, atom_term, divide_terms, integer
-
-IF_THEN_ELSE = tvm.ir.Op.get("prim.if_then_else")
-INTEGER_LIMITS = {
-    "int8": 2**7, "int16": 2**15, "int32": 2**31, "int64": 2**63,
-}  # fmt: skip
-Bounds = tuple[float, float]
+from .index_terms import ZERO, Polynomial, atom_term, integer, remove_factor
 
 
 @dataclass(slots=True)
@@ -71,9 +67,7 @@ class IndexSpace:
 
     unbounded = inf
 
-    def __init__(
-        self, domain: Mapping[Any, tvm.ir.Range], conditions: Sequence[Any] = ()
-    ) -> None:
+    def __init__(self, domain: Mapping[Any, tvm.ir.Range], conditions: Sequence[Any] = ()) -> None:
         self.domain = domain
         self.conditions = tuple(conditions)
         self.atoms: list[Atom] = []
@@ -82,7 +76,6 @@ class IndexSpace:
         self._opaque: dict[int, list[int]] = {}
         self._results: dict[Any, Polynomial] = {}
         self._read: dict[Any, Polynomial] = {}
-        self._extent_symbols: set[Any] = set()
         self._reading_extent = False
         for var in domain:
             self._variable(var)
@@ -122,16 +115,18 @@ class IndexSpace:
         self._numbers[key] = number
         return number
 
-    def _compound(self, kind: str, number: Polynomial, divisor: Polynomial) -> Polynomial:
+    def compound(self, kind: str, number: Polynomial, divisor: Polynomial) -> Polynomial:
+        """The atom of an operation on two numbers, as it is: no rule is tried."""
         key = (kind, number.key, divisor.key)
         found = self._numbers.get(key)
         if found is None:
-            low, high, last = _compound_bounds(self, kind, number, divisor)
+            low, high, last = compound_bounds(self, kind, number, divisor)
             atom = Atom(kind, None, number, divisor, low, high, last)
             found = self._add(key, atom)
         return atom_term(found)
 
-    def _opaque_term(self, expr: Any, low: float = -inf, high: float = inf) -> Polynomial:
+    def opaque_term(self, expr: Any, low: float = -inf, high: float = inf) -> Polynomial:
+        """The atom of an expression that is not looked into, with its bounds."""
         bucket = self._opaque.setdefault(tvm_ffi.structural_hash(expr), [])
         for number in bucket:
             if tvm_ffi.structural_equal(self.atoms[number].expr, expr):
@@ -160,8 +155,9 @@ class IndexSpace:
     # ---- bounds --------------------------------------------------------------------------------
 
     def is_symbolic(self, number: Polynomial) -> bool:
-        """Whether an atom in it has no numeric upper bound, but one in terms of other atoms."""
-        return any(self.atoms[atom].high == inf for atom in number.atoms())
+        """Whether an atom in it has no numeric upper bound, or one in terms of other atoms too."""
+        atoms = (self.atoms[atom] for atom in number.atoms())
+        return any(atom.high == inf or atom.last is not None for atom in atoms)
 
     def bounds(self, number: Polynomial) -> Bounds:
         """Numeric bounds, both included; infinite where unknown."""
@@ -171,7 +167,7 @@ class IndexSpace:
             first: float = value
             last: float = value
             for atom in monomial:
-                first, last = _interval_product(
+                first, last = interval_product(
                     first, last, self.atoms[atom].low, self.atoms[atom].high
                 )
             low, high = low + first, high + last
@@ -186,29 +182,36 @@ class IndexSpace:
     def _nonnegative(self, number: Polynomial) -> bool:
         if self.bounds(number)[0] >= 0:
             return True
-        # Replace an atom that is bounded by an expression by that bound, the latest atom first:
-        # what bounds an atom was there before it.
+        if all(len(m) <= 1 for m in number.terms) and not self.is_symbolic(number):
+            return False  # the numeric bounds of a plain sum are as good as they get
+        # Replace one atom by the bound that makes the number smallest, the latest atom first: what
+        # bounds an atom was there before it.
         for atom in sorted(number.atoms(), reverse=True):
-            last = self.atoms[atom].last
-            if last is None:
-                continue
             factor = Polynomial(
                 {
-                    tuple(a for a in m if a != atom): value
+                    remove_factor(m, (atom,)) or (): value
                     for m, value in number.terms.items()
                     if atom in m
                 }
             )
+            if atom in factor.atoms():
+                continue
             rest = Polynomial({m: value for m, value in number.terms.items() if atom not in m})
-            if any(m.count(atom) > 1 for m in number.terms):
-                return False
             low, high = self.bounds(factor)
-            if high <= 0:
-                return self._nonnegative(rest + factor * last)
-            if low >= 0 and self.atoms[atom].low > -inf:
-                return self._nonnegative(rest + factor.times(int(self.atoms[atom].low)))
-            return False
+            bounds = self._last(atom) if high <= 0 else self._first(atom) if low >= 0 else []
+            if bounds:
+                return any(self._nonnegative(rest + factor * bound) for bound in bounds)
         return False
+
+    def _first(self, atom: int) -> list[Polynomial]:
+        low = self.atoms[atom].low
+        return [] if low == -inf else [integer(int(low))]
+
+    def _last(self, atom: int) -> list[Polynomial]:
+        """Upper bounds of an atom, the one that other atoms give first: it is the closer one."""
+        bound = self.atoms[atom]
+        found = [] if bound.last is None else [bound.last]
+        return found if bound.high == inf else [*found, integer(int(bound.high))]
 
     # ---- arithmetic ----------------------------------------------------------------------------
 
@@ -231,7 +234,7 @@ class IndexSpace:
                 if result is not None:
                     break
             else:
-                result = self._compound(kind, number, divisor)
+                result = self.compound(kind, number, divisor)
             self._results[key] = result
         return result
 
@@ -251,7 +254,7 @@ class IndexSpace:
             return one
         if self.is_nonnegative(one - other):
             return other
-        return self._compound("min", one, other)
+        return self.compound("min", one, other)
 
     def maximum(self, one: Polynomial, other: Polynomial) -> Polynomial:
         """Larger of the two."""
@@ -259,37 +262,26 @@ class IndexSpace:
             return other
         if self.is_nonnegative(one - other):
             return one
-        return self._compound("max", one, other)
+        return self.compound("max", one, other)
 
     # ---- reading -------------------------------------------------------------------------------
 
     def read(self, expr: Any) -> Polynomial:
         """Polynomial of a TVM expression of integers, in normal form."""
-        reader = _READERS.get(type(expr))
+        found = self._read.get(expr)
+        if found is None:
+            found = self._read[expr] = self._read_new(expr)
+        return found
+
+    def _read_new(self, expr: Any) -> Polynomial:
+        reader = READERS.get(type(expr))
         if reader is not None:
             return reader(self, expr)
         if isinstance(expr, tvm.ir.Var):
-            return atom_term(self._variable(expr))
-        return self._read_opaque(expr)
-
-    def _read_opaque(self, expr: Any) -> Polynomial:
-        from .index_conditions import simplify_parts  # it needs a space in turn
-
-        simplified = simplify_parts(self, expr)
-        if type(simplified) is not type(expr):  # one branch of a conditional is left
-            return self.read(simplified)
-        return self._opaque_term(simplified, *self._opaque_bounds(simplified))
-
-    def _opaque_bounds(self, expr: Any) -> Bounds:
-        branches: tuple[Any, ...] = ()
-        if isinstance(expr, tirx.Select):
-            branches = (expr.true_value, expr.false_value)
-        elif isinstance(expr, tvm.ir.Call) and expr.op.same_as(IF_THEN_ELSE):
-            branches = tuple(expr.args[1:])
-        if not branches:
-            return -inf, inf
-        bounds = [self.bounds(self.read(branch)) for branch in branches]
-        return min(low for low, _ in bounds), max(high for _, high in bounds)
+            number = self._variable(expr)
+            atom = self.atoms[number]
+            return integer(int(atom.low)) if atom.low == atom.high else atom_term(number)
+        return read_opaque(self, expr)
 
     def fits(self, number: Polynomial, dtype: str) -> bool:
         """Whether every value of it is one of the type."""
@@ -362,101 +354,4 @@ _WRITERS: dict[str, Callable[[Any, Any], Any]] = {
     "floormod": tirx.FloorMod,
     "min": tirx.Min,
     "max": tirx.Max,
-}
-
-
-def dtype_of(expr: Any) -> str:
-    """Name of the type of an expression."""
-    return str(expr.ty.dtype)
-
-
-def _interval_product(a: float, b: float, low: float, high: float) -> Bounds:
-    products = [0 if 0 in (x, y) else x * y for x in (a, b) for y in (low, high)]
-    return min(products), max(products)
-
-
-def _compound_bounds(
-    space: IndexSpace, kind: str, number: Polynomial, divisor: Polynomial
-) -> tuple[float, float, Polynomial | None]:
-    """Bounds of a quotient, a remainder, a minimum or a maximum."""
-    low, high = space.bounds(number)
-    other_low, other_high = space.bounds(divisor)
-    if kind == "min":
-        return min(low, other_low), min(high, other_high), None
-    if kind == "max":
-        return max(low, other_low), max(high, other_high), None
-    if kind == "floormod":
-        last = divisor.plus(-1)
-        return 0, min(other_high - 1, high if low >= 0 else inf), None if last.value else last
-    quotients = [
-        value if abs(value) == inf else value // size
-        for value in (low, high)
-        for size in (other_low, other_high)
-        if size != inf
-    ]
-    if other_high == inf:
-        quotients.append(0 if low >= 0 else -1)
-    return min(quotients), max(quotients), _last_quotient(space, number, divisor)
-
-
-def _last_quotient(
-    space: IndexSpace, number: Polynomial, divisor: Polynomial
-) -> Polynomial | None:
-    """Symbolic bound of a quotient, where the number's is a multiple of the divisor less one."""
-    last = number
-    for atom, value in number.linear():
-        if value > 0:
-            bound = space.atoms[atom].last
-            if bound is None:
-                if space.atoms[atom].high == inf:
-                    return None
-                bound = integer(int(space.atoms[atom].high))
-            last = last - atom_term(atom, value) + bound.times(value)
-    quotient, rest = divide_terms(last.plus(1), divisor)
-    return None if rest.terms or last.value is not None else quotient.plus(-1)
-
-
-# ---- readers: TVM expression → polynomial -------------------------------------------------------
-
-
-def _read_divided(space: IndexSpace, expr: Any, quotient: bool, floored: bool) -> Polynomial:
-    number, divisor = space.normalised(space.read(expr.a)), space.read(expr.b)
-    if space.bounds(divisor)[0] < 1 or not (floored or space.is_nonnegative(number)):
-        return space._read_opaque(expr)
-    return (space.floordiv if quotient else space.floormod)(number, divisor)
-
-
-def _read_sum(space: IndexSpace, expr: Any) -> Polynomial:
-    return space.read(expr.a) + space.read(expr.b)
-
-
-def _read_difference(space: IndexSpace, expr: Any) -> Polynomial:
-    return space.read(expr.a) - space.read(expr.b)
-
-
-def _read_product(space: IndexSpace, expr: Any) -> Polynomial:
-    return space.read(expr.a) * space.read(expr.b)
-
-
-def _read_cast(space: IndexSpace, expr: Any) -> Polynomial:
-    inner, outer = dtype_of(expr.value), dtype_of(expr)
-    if inner in INTEGER_LIMITS and outer in INTEGER_LIMITS:
-        number = space.read(expr.value)
-        if INTEGER_LIMITS[inner] <= INTEGER_LIMITS[outer] or space.fits(number, outer):
-            return number
-    return space._read_opaque(expr)
-
-
-_READERS: dict[type, Callable[[IndexSpace, Any], Polynomial]] = {
-    tirx.IntImm: lambda space, e: integer(e.value),
-    tirx.Add: _read_sum,
-    tirx.Sub: _read_difference,
-    tirx.Mul: _read_product,
-    tirx.FloorDiv: lambda space, e: _read_divided(space, e, True, True),
-    tirx.FloorMod: lambda space, e: _read_divided(space, e, False, True),
-    tirx.Div: lambda space, e: _read_divided(space, e, True, False),
-    tirx.Mod: lambda space, e: _read_divided(space, e, False, False),
-    tirx.Min: lambda space, e: space.minimum(space.read(e.a), space.read(e.b)),
-    tirx.Max: lambda space, e: space.maximum(space.read(e.a), space.read(e.b)),
-    tirx.Cast: _read_cast,
 }

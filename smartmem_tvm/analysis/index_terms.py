@@ -122,9 +122,7 @@ def remove_factor(monomial: Monomial, factor: Monomial) -> Monomial | None:
     return tuple(rest)
 
 
-def common_factor(
-    one: tuple[Monomial, int], other: tuple[Monomial, int]
-) -> tuple[Monomial, int]:
+def common_factor(one: tuple[Monomial, int], other: tuple[Monomial, int]) -> tuple[Monomial, int]:
     """Greatest monomial and coefficient that divide both terms."""
     rest = list(other[0])
     shared = []

@@ -85,7 +85,7 @@ class _NameSupply:
         return candidate
 
 
-def _call_counts(mod: tvm.IRModule, entry: str) -> dict[str, int]:
+def count_calls(mod: tvm.IRModule, entry: str) -> dict[str, int]:
     """How often `entry` calls each PrimFunc, through private Relax functions too."""
     counts: dict[str, int] = {}
     ops = [tvm.ir.Op.get(name) for name in _CALL_TIR]
@@ -121,7 +121,7 @@ def list_kernels(mod: tvm.IRModule, entry: str = "main") -> list[KernelInfo]:
     """
     names = kernel_names(mod)
     kernels = []
-    for func_name, calls in _call_counts(mod, entry).items():
+    for func_name, calls in count_calls(mod, entry).items():
         func = mod[func_name]
         if is_host_function(func):
             continue

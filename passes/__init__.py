@@ -8,13 +8,23 @@ if __name__ == "passes":
         "(`pip install -e .`) and import it under that name"
     )
 
+from .classify_operators import ClassifyOperators
+from .eliminate_layout_transforms import EliminateLayoutTransforms
+from .fuse_operators import FuseOperators
 from .mark_scheduled import MarkScheduled
+from .merge_parallel_operators import MergeParallelOperators
+from .simplify_indices import SimplifyIndices
 from .stage_texture_stores import StageTextureStores
 from .unroll_unit_reductions import UnrollUnitReductions
 from .verify_thread_binding import VerifyThreadBinding
 
 __all__ = [
+    "ClassifyOperators",
+    "EliminateLayoutTransforms",
+    "FuseOperators",
     "MarkScheduled",
+    "MergeParallelOperators",
+    "SimplifyIndices",
     "StageTextureStores",
     "UnrollUnitReductions",
     "VerifyThreadBinding",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -21,7 +21,7 @@ from .frontend import ImportedModel, import_model
 from .linking import check_host, default_host, find_linker
 from .manifest import Manifest
 from .parameters import lift_parameters
-from .pipeline import pipeline_stages
+from .pipeline import check_switches, pipeline_stages
 from .rpc.session import Remote
 
 DTYPES = ("float32", "float16")
@@ -38,6 +38,7 @@ def compile(
     opencl_device: str | int | None = None,
     rpc: Remote | None = None,
     linker: str | None = None,
+    disable: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
     """Compile a model for a device.
@@ -62,6 +63,8 @@ ImportedModel
         Run the artefact on this session's device instead.
     linker : str, optional
         C++ compiler driver that links for ``host``.
+    disable : Collection[str]
+        Optimisations to leave out (:data:`smartmem_tvm.pipeline.SWITCHES`).
     progress : Callable[[str], None], optional
         Called with the name of each stage before it starts.
 
@@ -77,6 +80,7 @@ ImportedModel
     """
     if dtype not in DTYPES:
         raise SmartMemError(f"dtype '{dtype}' is not offered: use {' or '.join(DTYPES)}.")
+    check_switches(disable)
     if host is not None:
         check_host(host)
         find_linker(host, linker)
@@ -93,7 +97,7 @@ ImportedModel
     with clock.stage("import"):
         imported = model if isinstance(model, ImportedModel) else import_model(model, shapes=shapes)
     target = profile.target(host)
-    mod, kernels = _lower(imported.mod, target, dtype, clock)
+    mod, kernels = _lower(imported.mod, target, dtype, disable, clock)
     with clock.stage("build"):
         mod, parameters = lift_parameters(mod)
         executable = _build(mod, target)
@@ -120,12 +124,16 @@ ImportedModel
 
 
 def _lower(
-    mod: tvm.IRModule, target: tvm.target.Target, dtype: str, clock: _Clock
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    dtype: str,
+    disable: Collection[str],
+    clock: _Clock,
 ) -> tuple[tvm.IRModule, list[KernelInfo]]:
     """Run the pipeline's stages; kernels are counted where they are final and still named."""
     kernels: list[KernelInfo] | None = None
     with target:
-        for name, passes in pipeline_stages(target, dtype):
+        for name, passes in pipeline_stages(target, dtype, disable):
             with clock.stage(name):
                 mod = tvm.transform.Sequential(passes)(mod)
             if name == _KERNELS_AFTER:

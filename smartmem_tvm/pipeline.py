@@ -6,7 +6,7 @@ Its stages, in order::
     1 simplify      inference form, constants folded, dead code gone
     2 cast_to_half  float16 storage (only for dtype float16)
     3 legalise      operators become PrimFuncs
-    4 fuse          neighbouring PrimFuncs join
+    4 eliminate     layout transforms become index maps; parallel and elementwise operators join
     5 schedule      every PrimFunc gets loops bound to threads; reshapes become views
     6 verify        nothing is left that the device could not run
     7 lower         textures flattened, memory planned, VM instructions
@@ -21,6 +21,7 @@ default one does not lower such allocations; textures passed between PrimFuncs d
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import tvm
@@ -32,7 +33,12 @@ from tvm.tirx import compilation_pipeline
 
 from .errors import SmartMemError
 from .passes import (
+    ClassifyOperators,
+    EliminateLayoutTransforms,
+    FuseOperators,
     MarkScheduled,
+    MergeParallelOperators,
+    SimplifyIndices,
     StageTextureStores,
     UnrollUnitReductions,
     VerifyThreadBinding,
@@ -45,6 +51,13 @@ if TYPE_CHECKING:
 
 NAME = "smartmem"
 DTYPES = ("float32", "float16")
+# What `disable` may leave out: a module compiles without any of them, to the same numbers.
+SWITCHES = {
+    "eliminate": "relayouts and selections become index maps of their readers",
+    "merge": "parallel contractions and reductions of one input share a kernel",
+    "fuse": "elementwise operators join the kernels before or after them",
+    "simplify": "index arithmetic is simplified once more when all is joined",
+}
 LOWERED_FOR = "smartmem.lowered_for"
 
 
@@ -93,16 +106,24 @@ def _legalise(target: Target) -> list[Pass]:
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
         relax.transform.CanonicalizeBindings(),
+        # Not a part of fusion: the schedule rules keep off marked functions as well.
+        MarkScheduled(),
     ]
 
 
-def _fuse(_target: Target) -> list[Pass]:
+def _eliminate(_target: Target, disable: Collection[str]) -> list[Pass]:
+    passes = {
+        "eliminate": EliminateLayoutTransforms,
+        "merge": MergeParallelOperators,
+        "fuse": FuseOperators,
+        "simplify": SimplifyIndices,
+    }
     return [
-        MarkScheduled(),
-        relax.transform.AnnotateTIROpPattern(),
-        relax.transform.FuseOps(),
-        relax.transform.FuseTIR(),
+        relax.transform.EliminateCommonSubexpr(),
+        ClassifyOperators(),
+        *(make() for name, make in passes.items() if name not in disable),
         relax.transform.DeadCodeElimination(),
+        ClassifyOperators(),
     ]
 
 
@@ -126,23 +147,41 @@ def _lower(target: Target) -> list[Pass]:
     ]
 
 
+def check_switches(disable: Iterable[str]) -> tuple[str, ...]:
+    """Sorted names of what is to be left out, each once; they key what was compiled.
+
+    Raises
+    ------
+    SmartMemError
+        For a name that is not in :data:`SWITCHES`; the message lists those.
+    """
+    for name in disable:
+        if name not in SWITCHES:
+            known = ", ".join(f"{known} ({what})" for known, what in SWITCHES.items())
+            raise SmartMemError(f"the pipeline has no switch '{name}' to disable: it has {known}.")
+    return tuple(sorted(set(disable)))
+
+
 def pipeline_stages(
-    device_or_target: DeviceProfile | Target | str, dtype: str = "float32"
+    device_or_target: DeviceProfile | Target | str,
+    dtype: str = "float32",
+    disable: Collection[str] = (),
 ) -> list[tuple[str, list[Pass]]]:
     """Stages of the pipeline as (name, passes), to be run in order inside ``with target:``.
 
     The module after stage ``"verify"`` is the one that :func:`smartmem_tvm.analysis.list_kernels`
-    reads.
+    reads. Mechanisms named in ``disable`` are left out (:data:`SWITCHES`).
     """
     if dtype not in DTYPES:
         raise SmartMemError(f"dtype '{dtype}' is not supported: choose {' or '.join(DTYPES)}")
+    left_out = check_switches(disable)
     target = as_target(device_or_target)
     stages = [("simplify", _simplify)]
     if dtype == "float16":
         stages.append(("cast_to_half", _cast_to_half))
     stages += [
         ("legalise", _legalise),
-        ("fuse", _fuse),
+        ("eliminate", lambda target: _eliminate(target, left_out)),
         ("schedule", _schedule),
         ("verify", _verify),
         ("lower", _lower),
@@ -150,7 +189,11 @@ def pipeline_stages(
     return [(name, passes(target)) for name, passes in stages]
 
 
-def pipeline(device_or_target: DeviceProfile | Target | str, dtype: str = "float32") -> Pass:
+def pipeline(
+    device_or_target: DeviceProfile | Target | str,
+    dtype: str = "float32",
+    disable: Collection[str] = (),
+) -> Pass:
     """Pass that takes a Relax module to VM form for a device.
 
     Parameters
@@ -159,6 +202,8 @@ def pipeline(device_or_target: DeviceProfile | Target | str, dtype: str = "float
         A device profile, the name of one, or a target.
     dtype
         Storage of activations and weights inside the model; inputs and outputs keep their type.
+    disable
+        Optimisations to leave out, by their names in :data:`SWITCHES`: what an ablation does.
 
     Returns
     -------
@@ -169,7 +214,7 @@ def pipeline(device_or_target: DeviceProfile | Target | str, dtype: str = "float
     target = as_target(device_or_target)
     stages = [
         Sequential(passes, name=f"{NAME}.{number}_{name}")
-        for number, (name, passes) in enumerate(pipeline_stages(target, dtype), start=1)
+        for number, (name, passes) in enumerate(pipeline_stages(target, dtype, disable), start=1)
     ]
 
     @tvm.transform.module_pass(opt_level=0, name=f"{NAME}.Pipeline")

@@ -159,7 +159,7 @@ def test_stages_are_instrumented(bound):
         "smartmem.1_simplify",
         "smartmem.2_cast_to_half",
         "smartmem.3_legalise",
-        "smartmem.4_fuse",
+        "smartmem.4_eliminate",
         "smartmem.5_schedule",
         "smartmem.6_verify",
         "smartmem.7_lower",

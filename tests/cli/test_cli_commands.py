@@ -117,7 +117,7 @@ def test_explain(workplace, smartmem, smartmem_json):
     assert sum(row["calls"] for row in rows) == 3
     (transpose,) = [row for row in rows if row["layout_only"]]
     assert transpose["footprint_bytes"] == 2 * 4 * 3 * 32
-    assert set(document["stages_s"]) >= {"import", "legalise", "fuse", "build"}
+    assert set(document["stages_s"]) >= {"import", "legalise", "eliminate", "build"}
     code, out, err = smartmem("explain", "mlp.onnx", "--device", "adreno-740")
     assert (code, err) == (0, "")
     assert "transpose_kernel" in out

@@ -11,6 +11,7 @@ if __name__ == "passes":
 from .classify_operators import ClassifyOperators
 from .eliminate_layout_transforms import EliminateLayoutTransforms
 from .fuse_operators import FuseOperators
+from .legalise_sorts import LegaliseSorts
 from .mark_scheduled import MarkScheduled
 from .merge_parallel_operators import MergeParallelOperators
 from .simplify_indices import SimplifyIndices
@@ -22,6 +23,7 @@ __all__ = [
     "ClassifyOperators",
     "EliminateLayoutTransforms",
     "FuseOperators",
+    "LegaliseSorts",
     "MarkScheduled",
     "MergeParallelOperators",
     "SimplifyIndices",

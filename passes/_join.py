@@ -108,6 +108,8 @@ def join_epilogue(
     loads = [load for load in loads_of(store.value) if load.source in made]
     if not loads:
         return Refusal("it reads nothing that the kernel makes")
+    if any(loads_of(index) for load in loads for index in made[load.source].indices):
+        return Refusal("the kernel's data says where it stores")
     if any(_is_inside_index(store.value, load) for load in loads):
         return Refusal("what the kernel makes is an index of the reader")
     place = _place(stage, loads[0], made, sink, partial=partial)
@@ -225,6 +227,8 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
     """
     if needed:
         return Refusal(f"'{next(iter(needed)).name}' is read by others too")
+    if any(loads_of(i) for s in kernel.stages for store in s.stores for i in store.indices):
+        return Refusal("the kernel's data says where it stores")
     reductions = [_points(stage.axes) for stage in kernel.stages if stage.is_reduction]
     (stage,) = reader.stages
     elements = _points(stage.axes)

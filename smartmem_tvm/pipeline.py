@@ -36,6 +36,7 @@ from .passes import (
     ClassifyOperators,
     EliminateLayoutTransforms,
     FuseOperators,
+    LegaliseSorts,
     MarkScheduled,
     MergeParallelOperators,
     SimplifyIndices,
@@ -101,6 +102,7 @@ def _cast_to_half(_target: Target) -> list[Pass]:
 
 def _legalise(target: Target) -> list[Pass]:
     return [
+        LegaliseSorts(),
         *relax.backend.gpu_generic.library_dispatch_passes(target),
         relax.transform.LegalizeOps(),
         relax.transform.FoldConstant(),

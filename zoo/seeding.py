@@ -1,12 +1,20 @@
 """Weights from a seed, for graphs that are stored without.
 
 A stored tensor without values has, among its ``metadata_props``, one entry ``smartmem.seeded``
-whose value names a distribution and two numbers: ``normal MEAN STD`` or ``uniform LOW HIGH``.
+whose value names a distribution and two numbers:
+
+- ``normal MEAN STD``, ``uniform LOW HIGH``: independent elements;
+- ``centred AXIS STD``: weights of a convolution or matrix product. Normal, and the weights of each
+  output, which are those of one index along AXIS, sum to zero. What all inputs of a sum have in
+  common, as the mean of a rectified signal, then cancels; without that it grows from layer to layer
+  and drowns what depends on the model's input (Brock et al., "Characterizing signal propagation to
+  close the performance gap in unnormalized ResNets", ICLR 2021).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import onnx
@@ -50,6 +58,9 @@ def _draw(tensor: onnx.TensorProto, declared: str, seed: int) -> np.ndarray:
         values = rng.standard_normal(shape, np.float32)
         values *= np.float32(second)
         values += np.float32(first)
+    elif kind == "centred":
+        values = _centred(rng, shape, int(first))
+        values *= np.float32(second)
     elif kind == "uniform":
         values = rng.random(shape, np.float32)
         values *= np.float32(second) - np.float32(first)
@@ -58,3 +69,14 @@ def _draw(tensor: onnx.TensorProto, declared: str, seed: int) -> np.ndarray:
         raise ValueError(f"tensor '{tensor.name}' declares an unknown distribution: {declared}")
     dtype = np.dtype(_DTYPES[tensor.data_type]).newbyteorder("<")
     return values.astype(dtype, copy=False)
+
+
+def _centred(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Deviation 1, and zero means over every axis but this one; a sum of one term is left alone."""
+    values = rng.standard_normal(shape, np.float32)
+    summed = tuple(other for other in range(len(shape)) if other != axis)
+    terms = math.prod(shape[other] for other in summed)
+    if terms > 1:
+        values -= values.mean(summed, keepdims=True)
+        values *= np.float32(math.sqrt(terms / (terms - 1)))
+    return values

@@ -81,13 +81,13 @@ def test_roles(weightless, exported):
     weightless.strip(model, trained, {"model": "test"})
     found = {tensor.name: distribution(tensor) for tensor in model.graph.initializer}
     assert found == {
-        "kernel": "normal 0 0.288675",  # 1 / sqrt(12)
+        "kernel": "centred 0 0.288675",  # 1 / sqrt(12), per output channel: axis 0
         "kernel_bias": "normal 0 0.05",
         "norm_scale": "normal 1 0.1",
         "norm_shift": "normal 0 0.05",
         "norm_mean": "normal 0 0.05",
         "norm_variance": "uniform 0.5 1.5",
-        "dense": "normal 0 0.5",  # 1 / sqrt(4)
+        "dense": "centred 1 0.5",  # 1 / sqrt(4), per column: axis 1
         "dense_bias": "normal 0 0.05",
         "gamma": "normal 1 0.1",
         "position": "normal 0 0.5",
@@ -108,6 +108,51 @@ def test_metadata_goes(weightless, exported):
     assert [(entry.key, entry.value) for entry in model.metadata_props] == [("model", "test")]
     assert b"someone" not in model.SerializeToString()
     assert b"somewhere" not in model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("node", "dims", "expected"),
+    [
+        (helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1), [5, 4], "centred 0 0.5"),
+        (helper.make_node("Gemm", ["x", "w", "b"], ["y"]), [4, 5], "centred 1 0.5"),
+        (helper.make_node("Gemm", ["w", "x", "b"], ["y"]), [5, 4], "centred 0 0.5"),
+        (helper.make_node("Gemm", ["w", "x", "b"], ["y"], transA=1), [4, 5], "centred 1 0.5"),
+        (helper.make_node("MatMul", ["x", "w"], ["y"]), [4, 5], "centred 1 0.5"),
+        (helper.make_node("MatMul", ["w", "x"], ["y"]), [5, 4], "centred 0 0.5"),
+        (helper.make_node("MatMul", ["x", "w"], ["y"]), [3, 4, 5], "normal 0 0.5"),
+        (helper.make_node("Conv", ["x", "w"], ["y"]), [8, 2, 3, 3], "centred 0 0.235702"),
+        (helper.make_node("Gather", ["w", "i"], ["y"]), [9, 4], "normal 0 0.5"),
+    ],
+)
+def test_weights_are_centred_per_output(weightless, node, dims, expected):
+    model = onnx.ModelProto()
+    model.graph.node.append(node)
+    weightless.declare(model, {"w": dims})
+    (tensor,) = model.graph.initializer
+    assert (tensor.name, list(tensor.dims), distribution(tensor)) == ("w", dims, expected)
+
+
+def test_equal_constants_are_shared(weightless, exported):
+    model, trained, constants = exported
+    model.graph.initializer.append(numpy_helper.from_array(constants["mask"], "twin"))
+    model.graph.initializer.append(numpy_helper.from_array(constants["mask"].T.copy(), "other"))
+    model.graph.node.append(helper.make_node("Add", ["twin", "other"], ["z"], "twice"))
+    weightless.strip(model, trained, {})
+    assert list(model.graph.node[-1].input) == ["mask", "other"]
+    assert "twin" not in {tensor.name for tensor in model.graph.initializer}
+
+
+def test_redistribute(weightless, exported):
+    model, trained, _ = exported
+    weightless.strip(model, trained, {})
+    weightless.redistribute(model, {"_bias": "normal 0 1"})
+    found = {tensor.name: distribution(tensor) for tensor in model.graph.initializer}
+    assert [name for name, drawn in found.items() if drawn == "normal 0 1"] == [
+        "kernel_bias",
+        "dense_bias",
+    ]
+    with pytest.raises(ValueError, match="no trained tensor's name ends in 'mask'"):
+        weightless.redistribute(model, {"mask": "normal 0 1"})
 
 
 def test_file_and_back(weightless, exported, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from smartmem_tvm import zoo
 from smartmem_tvm.errors import ModelError
-from smartmem_tvm.frontend import import_model, random_inputs, reference_outputs
+from smartmem_tvm.frontend import import_model, random_inputs
 from smartmem_tvm.frontend.runtime_errors import ORT_ERRORS
 from smartmem_tvm.zoo.registry import graph_file, load_graph
 from smartmem_tvm.zoo.seeding import distribution
@@ -69,17 +69,53 @@ def test_figures_are_the_published_ones(name, size):
     assert set(figures["source"]) == {"model", "exporter"}
 
 
+# What squashes: the share of results that say no more than on which side their operand lies.
+SATURATED = {
+    "Relu": lambda result: (result == 0).mean(),
+    "Sigmoid": lambda result: (np.abs(result - 0.5) > 0.499).mean(),
+    "Softmax": lambda result: (result.max(-1) > 0.999).mean() if result.shape[-1] > 1 else 0,
+}
+
+
+def with_results_of(model: onnx.ModelProto, kinds) -> dict[str, str]:
+    """Make the results of these kinds of operators outputs; returns the kinds by name."""
+    found = {node.output[0]: node.op_type for node in model.graph.node if node.op_type in kinds}
+    outputs = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in found.keys() - outputs)
+    return found
+
+
+def dependence(first: np.ndarray, second: np.ndarray) -> float:
+    """How much two results for independent inputs differ, relative to one: up to about 1.4.
+
+    The median over the second axis of results with several: the boxes of a detector have the
+    position of their cell in some of its channels, which is large and constant.
+    """
+    rows = (first[0], second[0]) if first.ndim > 2 else (first, second)
+    ratios = [(a - b).std() / a.std() for a, b in zip(*rows, strict=True)]
+    return float(np.median(ratios))
+
+
 @pytest.mark.parametrize(("name", "size"), list(runnable()))
 def test_seeded_models_compute_something(name, size):
     imported = import_model(f"zoo:{name}/{size}")
-    first, second = (
-        reference_outputs(imported, random_inputs(imported.inputs, seed)) for seed in (0, 1)
-    )
-    for key in first:
+    inputs = [random_inputs(imported.inputs, seed) for seed in (0, 1)]
+    del imported
+    model = zoo.load(name, size)
+    outputs = [value.name for value in model.graph.output]
+    squashed = with_results_of(model, SATURATED)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    del model
+    wanted = [*outputs, *(name for name in squashed if name not in outputs)]
+    first = dict(zip(wanted, session.run(wanted, inputs[0]), strict=True))
+    second = dict(zip(outputs, session.run(outputs, inputs[1]), strict=True))
+    for key in outputs:
         assert np.isfinite(first[key]).all()
         # Pixels of boxes spread more than logits.
         assert 0.1 < first[key].std() < 100
-        assert (first[key] - second[key]).std() > 0.05 * first[key].std()
+        assert dependence(first[key], second[key]) > 0.25
+    for key, kind in squashed.items():
+        assert SATURATED[kind](first[key]) < 0.7, f"{kind} '{key}' is saturated"
 
 
 def test_a_weightless_file_is_no_model():

@@ -52,13 +52,9 @@ def test_micro_is_micro(name):
     assert 2e3 * figures(name, "micro")["macs_g"] <= 20
 
 
-# The mask of Pythia's full graph is too large for the exporter to fold, the others' masks are not.
-LACKS = {"pythia": {("", "And"), ("", "Where")}}
-
-
 @pytest.mark.parametrize("name", sorted(set(MICRO) & set(FULL)))
 def test_micro_has_every_kind_of_operator(name):
-    assert kinds(name, "full") - kinds(name, "micro") == LACKS.get(name, set())
+    assert kinds(name, "full") <= kinds(name, "micro")
 
 
 @pytest.mark.parametrize("name", FULL)

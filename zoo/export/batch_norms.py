@@ -1,68 +1,70 @@
 """Fold batch norms into the convolutions before them, as torch's exporter does.
 
 The exporter computes the folded weights, and nothing then tells them from constants. Folding first
-makes them parameters. Their values do not matter here: the export draws new ones.
+makes them parameters. Their values do not matter here: the zoo draws its own.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 
-def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> int:
+def fold_batch_norms(network: nn.Module, example: tuple[Tensor, ...]) -> list[str]:
     """Replace every batch norm after a convolution by a bias of the convolution.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Changed in place. A norm that applies an activation too (timm's) leaves the activation.
-    example : torch.Tensor
-        An input; which norm reads which convolution is observed, not guessed from names.
+        Changed in place. A norm that applies an activation too (timm's) leaves the activation; a
+        norm that follows something else stays.
+    example : tuple of torch.Tensor
+        Inputs; which norm reads which convolution is observed, not guessed from names.
 
     Returns
     -------
-    int
-        How many there were.
+    list of str
+        Names of the convolutions.
     """
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        return []
     pairs = _pairs(network, example)
     for norm, convolution in pairs.items():
         if convolution.bias is None:
             convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
         parent, _, child = _name(network, norm).rpartition(".")
         setattr(network.get_submodule(parent), child, _rest(norm))
-    left = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    if left:
-        raise ValueError(f"no convolution precedes the batch norm {left[0]}")
-    return len(pairs)
+    return [_name(network, convolution) for convolution in pairs.values()]
 
 
-def _pairs(network: nn.Module, example: torch.Tensor) -> dict[nn.Module, nn.Conv2d]:
-    results: list[tuple[torch.Tensor, nn.Conv2d]] = []  # holds the tensors: no address is reused
-    pairs: dict[nn.Module, nn.Conv2d] = {}
+def _pairs(network: nn.Module, example: tuple[Tensor, ...]) -> dict[nn.Module, _ConvNd]:
+    results: list[tuple[Tensor, _ConvNd]] = []  # holds the tensors: no address is reused
+    pairs: dict[nn.Module, _ConvNd] = {}
 
-    def made(module: nn.Conv2d, _: object, result: torch.Tensor) -> None:
+    def made(module: _ConvNd, _: object, result: Tensor) -> None:
         results.append((result, module))
 
-    def read(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+    def read(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         for result, convolution in results:
             if result is arguments[0]:
                 pairs[module] = convolution
 
     handles = []
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _ConvNd):
             handles.append(module.register_forward_hook(made))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, _BatchNorm):
             handles.append(module.register_forward_pre_hook(read))
     with torch.no_grad():
-        network(example)
+        network(*example)
     for handle in handles:
         handle.remove()
     return pairs
 
 
-def _rest(norm: nn.BatchNorm2d) -> nn.Module:
+def _rest(norm: nn.Module) -> nn.Module:
     activation = getattr(norm, "act", None)
     return nn.Identity() if activation is None else activation
 

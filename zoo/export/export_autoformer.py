@@ -8,7 +8,7 @@ AutoFormer, whose attention is global.
 
 from __future__ import annotations
 
-from exporting import export_sizes
+from exporting import classifiers, run
 from models.autoformer import AutoFormerV2, Stage
 
 SIZES = {
@@ -37,4 +37,5 @@ SIZES = {
 }
 
 if __name__ == "__main__":
-    export_sizes("autoformer", SIZES, "AutoFormerV2-T, written from its paper (NeurIPS 2021)")
+    source = "AutoFormerV2-T, written from its paper (NeurIPS 2021)"
+    run(classifiers("autoformer", SIZES, source), __doc__)

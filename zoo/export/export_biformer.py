@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporting import export_sizes
+from exporting import classifiers, run
 from models.biformer import BiFormer, Stage
 
 SIZES = {
@@ -35,10 +35,15 @@ SIZES = {
     ),
 }
 
-# The position convolution of a block is added to what it reads: with unit gain, the residual stream
-# would double its variance in every block and drown what attention and MLP add to it.
-DISTRIBUTIONS = {".position.weight": "normal 0 0.05"}
+DISTRIBUTIONS = {
+    ".position.weight": (
+        "normal 0 0.05",
+        "the position convolution of a block is added to what it reads: with unit gain, the "
+        "residual stream would double its variance in every block and drown what attention and "
+        "MLP add to it",
+    )
+}
 
 if __name__ == "__main__":
     source = "BiFormer-S, written from its paper (CVPR 2023)"
-    export_sizes("biformer", SIZES, source, DISTRIBUTIONS)
+    run(classifiers("biformer", SIZES, source, DISTRIBUTIONS), __doc__)

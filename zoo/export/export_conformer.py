@@ -1,45 +1,39 @@
-"""Export Conformer. Run as zoo/export/README.md says: export_conformer.py [SIZE ...]."""
+"""Export the zoo's Conformer: Conformer-S with a transducer's decoder, and two reductions of it."""
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 
 import torch
+from exporting import Folding, Subject, reduced, run
 from models.conformer import Config, Conformer
-from onnx_export import GRAPHS, export_graph, randomise
 
 # The published input has no fixed length: 2563 frames, of which the encoder keeps one in four
 # (640), are what takes SmartMem's 12.0 G multiply-accumulates.
-SIZES = {
+CONFIGS = {
     "full": Config(),
     "small": Config(frames=131, width=64, decoder=64, vocabulary=256),
     "micro": Config(frames=67, bands=20, width=32, heads=2, layers=2, decoder=32, vocabulary=64),
 }
 
 
-def main() -> None:
-    """Parse the command line and export."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sizes", nargs="*", metavar="SIZE", help=", ".join(SIZES))
-    for size in parser.parse_args().sizes or SIZES:
-        config = SIZES[size]
-        export_graph(
-            randomise(Conformer(config)),
-            [
-                torch.randn(1, config.frames, config.bands),
-                torch.zeros(1, dtype=torch.int64),
-                torch.randn(1, config.decoder),
-                torch.randn(1, config.decoder),
-            ],
-            GRAPHS / "conformer" / f"{size}.onnx.xz",
-            inputs_named=["features", "label", "hidden", "cell"],
-            outputs_named=["logits", "next_hidden", "next_cell"],
-            source="Conformer-S transducer (arXiv 2005.08100)"
-            + ("" if size == "full" else f", reduced to {size}"),
-            # The table of positions does not compress: it is stored as what computes it.
-            unfolded={"Sin", "Cos"},
-        )
+def build(size: str) -> Subject:
+    """One step of the decoder on a whole utterance."""
+    config = CONFIGS[size]
+    return Subject(
+        Conformer(config),
+        {
+            "features": torch.randn(1, config.frames, config.bands),
+            "label": torch.zeros(1, dtype=torch.int64),
+            "hidden": torch.randn(1, config.decoder),
+            "cell": torch.randn(1, config.decoder),
+        },
+        ["logits", "next_hidden", "next_cell"],
+        reduced("Conformer-S transducer, written from its paper (Interspeech 2020)", size),
+        # The table of positions does not compress: it is stored as what computes it.
+        folding=Folding(results=1 << 13, never={"Sin", "Cos"}),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run({"conformer": {size: partial(build, size) for size in CONFIGS}}, __doc__)

@@ -6,7 +6,7 @@ deployed network does.
 
 from __future__ import annotations
 
-from exporting import export_sizes
+from exporting import classifiers, run
 from models.crossformer import CrossFormer, Stage
 
 SIZES = {
@@ -35,4 +35,5 @@ SIZES = {
 }
 
 if __name__ == "__main__":
-    export_sizes("crossformer", SIZES, "CrossFormer-S, written from its paper (ICLR 2022)")
+    source = "CrossFormer-S, written from its paper (ICLR 2022)"
+    run(classifiers("crossformer", SIZES, source), __doc__)

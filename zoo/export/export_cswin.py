@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporting import export_sizes
+from exporting import classifiers, run
 from models.cswin import CSWin, Stage
 
 SIZES = {
@@ -30,4 +30,5 @@ SIZES = {
 }
 
 if __name__ == "__main__":
-    export_sizes("cswin", SIZES, "CSWin-S, written from its paper (CVPR 2022)")
+    source = "CSWin-S, written from its paper (CVPR 2022)"
+    run(classifiers("cswin", SIZES, source), __doc__)

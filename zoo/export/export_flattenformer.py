@@ -1,14 +1,13 @@
-"""Export FlattenFormer. Run as zoo/export/README.md says: export_flattenformer.py [SIZE ...]."""
+"""Export the zoo's FlattenFormer: FLatten-PVT-M and two reductions of it."""
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 
-import torch
+from exporting import classifiers, run
 from models.flattenformer import Config, FlattenFormer
-from onnx_export import GRAPHS, export_graph, randomise
 
-SIZES = {
+CONFIGS = {
     "full": Config(),
     "small": Config(image=64, widths=(32, 64, 160, 256)),
     "micro": Config(
@@ -20,23 +19,9 @@ SIZES = {
     ),
 }
 
-
-def main() -> None:
-    """Parse the command line and export."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sizes", nargs="*", metavar="SIZE", help=", ".join(SIZES))
-    for size in parser.parse_args().sizes or SIZES:
-        config = SIZES[size]
-        export_graph(
-            randomise(FlattenFormer(config)),
-            [torch.randn(1, 3, config.image, config.image)],
-            GRAPHS / "flattenformer" / f"{size}.onnx.xz",
-            inputs_named=["input"],
-            outputs_named=["logits"],
-            source="FLatten-PVT-M (arXiv 2308.00442)"
-            + ("" if size == "full" else f", reduced to {size}"),
-        )
-
-
 if __name__ == "__main__":
-    main()
+    sizes = {
+        size: (config.image, partial(FlattenFormer, config)) for size, config in CONFIGS.items()
+    }
+    source = "FLatten-PVT-M, written from its paper (ICCV 2023)"
+    run(classifiers("flattenformer", sizes, source), __doc__)

@@ -1,23 +1,12 @@
-"""Export Pythia from transformers. Run as zoo/export/README.md says: export_pythia.py [SIZE ...].
-
-The full network has 4 GB of weights. Here every parameter is one number, seen through a view of
-its shape, so that it takes no memory; being distinct, the numbers tell which parameter a tensor of
-the graph came from.
-"""
+"""Export the zoo's Pythia: Pythia-1B from transformers, and two reductions of it."""
 
 from __future__ import annotations
 
-import argparse
-import warnings
+from functools import partial
 
-import numpy as np
-import onnx
-import onnx_ir
 import torch
-from export_timm import declare_vision_operators
-from onnx_export import GRAPHS, provenance, report
+from exporting import Folding, Subject, reduced, run
 from torch import Tensor, nn
-from weightless import declare, strip
 
 TOKENS = {"full": 128, "small": 32, "micro": 16}
 PUBLISHED = {
@@ -55,8 +44,9 @@ class Prompt(nn.Module):
         return self.network(input_ids=tokens, use_cache=False, return_dict=False)[0]
 
 
-def build(size: str) -> nn.Module:
-    """The network, its parameters distinct numbers."""
+def build(size: str) -> Subject:
+    """The network on a prompt of a fixed length."""
+    import transformers
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     config = GPTNeoXConfig(
@@ -66,70 +56,16 @@ def build(size: str) -> nn.Module:
         network = GPTNeoXForCausalLM(config)
     rotary = type(network.gpt_neox.rotary_emb)
     network.gpt_neox.rotary_emb = rotary(config)  # its frequencies are computed, not trained
-    for index, (name, parameter) in enumerate(list(network.named_parameters())):
-        owner = network.get_submodule(name.rpartition(".")[0])
-        number = torch.tensor(0.01 + 1e-4 * index)
-        setattr(
-            owner,
-            name.rpartition(".")[2],
-            nn.Parameter(number.expand(parameter.shape), requires_grad=False),
-        )
-    return Prompt(network).eval()
-
-
-def export(size: str) -> None:
-    """Export one size and write it."""
-    import transformers
-
-    network = build(size)
-    numbers = {float(parameter.flatten()[0]) for parameter in network.parameters()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(1, TOKENS[size], dtype=torch.int64),),
-            opset_version=18,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-            input_names=["tokens"],
-            output_names=["logits"],
-        )
-    model, trained = detach(program.model, numbers)
-    source = f"transformers {transformers.__version__} GPTNeoXForCausalLM, Pythia-1B"
-    strip(model, [], provenance(source + ("" if size == "full" else f", reduced to {size}")))
-    model.graph.initializer.extend(
-        declare(model.graph, name, onnx.TensorProto.FLOAT, shape) for name, shape in trained.items()
+    source = f"transformers {transformers.__version__} GPTNeoXForCausalLM (Pythia-1B)"
+    return Subject(
+        Prompt(network),
+        {"tokens": torch.zeros(1, TOKENS[size], dtype=torch.int64)},
+        ["logits"],
+        reduced(source, size),
+        # The mask of 128 x 128 is above the default: it would be computed in `full` alone.
+        folding=Folding(operands=1 << 15),
     )
-    report(model, GRAPHS / "pythia" / f"{size}.onnx.xz")
-
-
-def detach(
-    model: onnx_ir.Model, numbers: set[float]
-) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
-    """The graph without its trained tensors, and their shapes by name."""
-    trained = {}
-    for name, value in list(model.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor.dtype != onnx_ir.DataType.FLOAT or tensor.size < 2:
-            continue
-        values = tensor.numpy()
-        number = values[(0,) * values.ndim]
-        if float(number) in numbers and np.all(values == number):
-            trained[name] = list(tensor.shape)
-            value.const_value = None
-    return onnx_ir.serde.serialize_model(model), trained
-
-
-def main() -> None:
-    """Parse the command line and export."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sizes", nargs="*", metavar="SIZE", help=", ".join(TOKENS))
-    library = declare_vision_operators()
-    for size in parser.parse_args().sizes or TOKENS:
-        export(size)
-    del library
 
 
 if __name__ == "__main__":
-    main()
+    run({"pythia": {size: partial(build, size) for size in TOKENS}}, __doc__)

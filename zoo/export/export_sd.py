@@ -1,37 +1,19 @@
 """Export the parts of Stable Diffusion 1.x, and two reductions of each.
 
-usage: export_sd.py [NAME[/SIZE] ...]
-
 Configurations are written out here: nothing is downloaded. The decoder and the U-Net of `full` take
 32 x 32 latents (256 x 256 pixels), at which their multiply-accumulates are those of the paper.
 """
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
-from export_timm import declare_vision_operators
-from weightless import save, strip
-
-GRAPHS = Path(__file__).resolve().parents[1] / "graphs"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A network, its inputs, and how the graph calls them."""
-
-    network: torch.nn.Module
-    inputs: dict[str, torch.Tensor]
-    output: str
-    source: str
+from exporting import Subject, reduced, run
 
 
 class TextEncoder(torch.nn.Module):
@@ -107,7 +89,9 @@ def use_plain_attention(network: torch.nn.Module) -> None:
             module.get_attention_scores = partial(scores, module)
 
 
-def text_encoder(*, layers: int, width: int, heads: int, vocabulary: int, tokens: int = 77) -> Part:
+def text_encoder(
+    *, layers: int, width: int, heads: int, vocabulary: int, tokens: int = 77
+) -> Subject:
     """A text encoder; the published one is that of CLIP ViT-L/14."""
     network = TextEncoder(
         vocab_size=vocabulary,
@@ -123,7 +107,7 @@ def text_encoder(*, layers: int, width: int, heads: int, vocabulary: int, tokens
     )
     inputs = {"input_ids": torch.arange(tokens, dtype=torch.int64)[None] % vocabulary}
     source = f"transformers {version('transformers')} CLIPTextModel (CLIP ViT-L/14 text encoder)"
-    return Part(network, inputs, "last_hidden_state", source)
+    return Subject(network, inputs, ["last_hidden_state"], source)
 
 
 def unet(
@@ -135,7 +119,7 @@ def unet(
     groups: int,
     context: int,
     tokens: int = 77,
-) -> Part:
+) -> Subject:
     """A U-Net; all levels but the lowest attend to the text."""
     attending = len(channels) - 1
     with torch.device("meta"):  # the values are replaced anyway
@@ -157,10 +141,10 @@ def unet(
         "encoder_hidden_states": torch.randn(1, tokens, context),
     }
     source = f"diffusers {version('diffusers')} UNet2DConditionModel (Stable Diffusion 1.x)"
-    return Part(network, inputs, "out_sample", source)
+    return Subject(network, inputs, ["out_sample"], source)
 
 
-def decoder(*, latent: int, channels: tuple[int, ...], layers: int, groups: int) -> Part:
+def decoder(*, latent: int, channels: tuple[int, ...], layers: int, groups: int) -> Subject:
     """A decoder; it doubles the extents between one level and the next."""
     with torch.device("meta"):
         network = Decoder(
@@ -168,10 +152,10 @@ def decoder(*, latent: int, channels: tuple[int, ...], layers: int, groups: int)
         )
     inputs = {"latent_sample": torch.randn(1, 4, latent, latent)}
     source = f"diffusers {version('diffusers')} AutoencoderKL.decode (Stable Diffusion 1.x)"
-    return Part(network, inputs, "sample", source)
+    return Subject(network, inputs, ["sample"], source)
 
 
-MODELS: dict[str, dict[str, Callable[[], Part]]] = {
+MODELS: dict[str, dict[str, Callable[[], Subject]]] = {
     "sd-textencoder": {
         "full": partial(text_encoder, layers=12, width=768, heads=12, vocabulary=49408),
         "small": partial(text_encoder, layers=12, width=128, heads=4, vocabulary=1024),
@@ -209,68 +193,17 @@ MODELS: dict[str, dict[str, Callable[[], Part]]] = {
 }
 
 
-def version(package: str) -> str:
-    """The installed version of a package."""
-    from importlib.metadata import version
-
-    return version(package)
-
-
-def set_stand_ins(network: torch.nn.Module) -> np.ndarray:
-    """Give each parameter one value of its own, repeated without memory; returns the values.
-
-    The U-Net has 3.4 GB of parameters. Here they take nothing, and neither do their transposes,
-    which the exporter computes.
-    """
-    values: list[float] = []
-    for module in network.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            values.append(1 + (len(values) + 1) / 4096)
-            repeated = torch.tensor(values[-1]).expand(parameter.shape)
-            setattr(module, name, torch.nn.Parameter(repeated, requires_grad=False))
-    return np.array(values, np.float32)
-
-
-def export(part: Part, size: str, target: Path) -> None:
-    """Export one network, strip it and write it to `target`."""
-    network = part.network.eval()
-    trained = set_stand_ins(network)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            tuple(part.inputs.values()),
-            opset_version=18,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-            input_names=list(part.inputs),
-            output_names=[part.output],
-        )
-    model = program.model_proto
-    exporter = f"torch {torch.__version__.partition('+')[0]} torch.onnx.export(dynamo=True)"
-    strip(model, [trained], {"model": f"{part.source}, size {size}", "exporter": exporter})
-    written = save(model, target)
-    print(f"{target}: {len(model.graph.node)} nodes, {written} bytes")
-
-
-def main() -> None:
-    """Parse the command line and export."""
-    known = [f"{name}/{size}" for name, sizes in MODELS.items() for size in sizes]
-    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", metavar="NAME[/SIZE]", help=", ".join(known))
-    names = parser.parse_args().names
-    chosen = [k for k in known if not names or k in names or k.partition("/")[0] in names]
-    unknown = [n for n in names if n not in known and n not in MODELS]
-    if unknown:
-        parser.error(f"no model {', '.join(unknown)}: there are {', '.join(known)}")
-    torch.backends.mha.set_fastpath_enabled(False)
-    library = declare_vision_operators()
-    for entry in chosen:
-        name, _, size = entry.partition("/")
-        export(MODELS[name][size](), size, GRAPHS / name / f"{size}.onnx.xz")
-    del library
+def build(make: Callable[[], Subject], size: str) -> Subject:
+    """A part, with its size in its source."""
+    subject = make()
+    return replace(subject, source=reduced(subject.source, size))
 
 
 if __name__ == "__main__":
-    main()
+    run(
+        {
+            name: {size: partial(build, make, size) for size, make in sizes.items()}
+            for name, sizes in MODELS.items()
+        },
+        __doc__,
+    )

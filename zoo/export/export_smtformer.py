@@ -1,35 +1,18 @@
-"""Export SmtFormer. Run as zoo/export/README.md says: export_smtformer.py [SIZE ...]."""
+"""Export the zoo's SmtFormer: SMT-S and two reductions of it."""
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 
-import torch
+from exporting import classifiers, run
 from models.smtformer import Config, SmtFormer
-from onnx_export import GRAPHS, export_graph, randomise
 
-SIZES = {
+CONFIGS = {
     "full": Config(),
     "small": Config(image=64, width=32),
     "micro": Config(image=64, width=16, depths=(1, 1, 2, 1), attention_heads=(4, 8), classes=100),
 }
 
-
-def main() -> None:
-    """Parse the command line and export."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sizes", nargs="*", metavar="SIZE", help=", ".join(SIZES))
-    for size in parser.parse_args().sizes or SIZES:
-        config = SIZES[size]
-        export_graph(
-            randomise(SmtFormer(config)),
-            [torch.randn(1, 3, config.image, config.image)],
-            GRAPHS / "smtformer" / f"{size}.onnx.xz",
-            inputs_named=["input"],
-            outputs_named=["logits"],
-            source="SMT-S (arXiv 2307.08579)" + ("" if size == "full" else f", reduced to {size}"),
-        )
-
-
 if __name__ == "__main__":
-    main()
+    sizes = {size: (config.image, partial(SmtFormer, config)) for size, config in CONFIGS.items()}
+    run(classifiers("smtformer", sizes, "SMT-S, written from its paper (ICCV 2023)"), __doc__)

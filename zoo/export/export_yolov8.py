@@ -1,7 +1,5 @@
 """Export YOLOv8-n, written from the network's published description.
 
-usage: export_yolov8.py [SIZE ...]
-
 The network: a backbone of five strided convolutions with cross-stage blocks between them, a spatial
 pyramid pooling block, a path-aggregation neck, and per scale a decoupled head without anchor boxes,
 whose sides are distributions over distances (Generalized Focal Loss, arXiv 2006.04388). The output
@@ -11,11 +9,11 @@ are folded.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from export_timm import GRAPHS, export, randomise
+from exporting import Subject, reduced, run
 from torch import nn
 from torch.nn import functional
 
@@ -40,15 +38,16 @@ SIZES = {
 
 
 class ConvAct(nn.Module):
-    """A convolution and SiLU."""
+    """A convolution, a batch norm and SiLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply both."""
-        return functional.silu(self.convolution(x))
+        """Apply all three."""
+        return functional.silu(self.norm(self.convolution(x)))
 
 
 class CrossStage(nn.Module):
@@ -171,17 +170,12 @@ def _doubled(x: torch.Tensor) -> torch.Tensor:
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def main() -> None:
-    """Parse the command line and export."""
-    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
-    parser.add_argument("sizes", nargs="*", metavar="SIZE", choices=[*SIZES, []])
-    for size in parser.parse_args().sizes or SIZES:
-        config = SIZES[size]
-        network = randomise(YoloV8(config).eval())
-        source = "YOLOv8-n" + ("" if size == "full" else f" with {config}")
-        target = GRAPHS / "yolov8" / f"{size}.onnx.xz"
-        export(network, config.image, target, source, output="detections", calibrated=True)
+def build(size: str) -> Subject:
+    """The detector of a size."""
+    config = SIZES[size]
+    inputs = {"input": torch.randn(1, 3, config.image, config.image)}
+    return Subject(YoloV8(config), inputs, ["detections"], reduced("YOLOv8-n", size))
 
 
 if __name__ == "__main__":
-    main()
+    run({"yolov8": {size: partial(build, size) for size in SIZES}}, __doc__)

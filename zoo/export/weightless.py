@@ -10,7 +10,7 @@ from __future__ import annotations
 import lzma
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,24 +56,38 @@ def strip(model: onnx.ModelProto, trained: Iterable[np.ndarray], source: dict[st
         del tensor.metadata_props[:]
         values = numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and values.size > 1 and is_trained(values):
-            tensor.CopyFrom(declare(model.graph, tensor.name, tensor.data_type, tensor.dims))
+            tensor.CopyFrom(_declared(model.graph, tensor.name, tensor.data_type, tensor.dims))
         elif values.nbytes > LARGEST_CONSTANT:
             raise ValueError(
                 f"tensor '{tensor.name}' {values.shape} has {values.nbytes} bytes and matches no "
                 "trained tensor: pass what it was computed from."
             )
+    _share_constants(model.graph)
     _strip_metadata(model, source)
 
 
-def declare(
-    graph: onnx.GraphProto, name: str, data_type: int, dims: Sequence[int]
-) -> onnx.TensorProto:
-    """A tensor without values, with the distribution that suits its use in `graph`."""
-    role, fan_in = _role(graph, name, tuple(dims))
-    declared = _FIXED.get(role) or f"normal 0 {1 / math.sqrt(fan_in):.6g}"
-    tensor = onnx.TensorProto(name=name, data_type=data_type, dims=dims)
-    tensor.metadata_props.add(key=KEY, value=declared)
-    return tensor
+def declare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Add trained tensors of float32, by their names and shapes, to a graph that reads them."""
+    model.graph.initializer.extend(
+        _declared(model.graph, name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    )
+
+
+def redistribute(model: onnx.ModelProto, distributions: Mapping[str, str]) -> None:
+    """Declare other distributions for the weights whose names end as the keys say."""
+    for ending, declared in distributions.items():
+        entries = [
+            entry
+            for tensor in model.graph.initializer
+            if tensor.name.endswith(ending)
+            for entry in tensor.metadata_props
+            if entry.key == KEY
+        ]
+        if not entries:
+            raise ValueError(f"no trained tensor's name ends in '{ending}'")
+        for entry in entries:
+            entry.value = declared
 
 
 def save(model: onnx.ModelProto, path: Path) -> int:
@@ -84,6 +98,16 @@ def save(model: onnx.ModelProto, path: Path) -> int:
     partial.write_bytes(data)
     os.replace(partial, path)
     return len(data)
+
+
+def _declared(
+    graph: onnx.GraphProto, name: str, data_type: int, dims: Sequence[int]
+) -> onnx.TensorProto:
+    """A tensor without values, with the distribution that suits its use in `graph`."""
+    role = _role(graph, name, tuple(dims))
+    tensor = onnx.TensorProto(name=name, data_type=data_type, dims=dims)
+    tensor.metadata_props.add(key=KEY, value=_FIXED.get(role, role))
+    return tensor
 
 
 def _trained_test(trained: Iterable[np.ndarray]) -> Callable[[np.ndarray], bool]:
@@ -111,29 +135,56 @@ def _refuse_repeats(graph: onnx.GraphProto) -> None:
             )
 
 
-def _role(graph: onnx.GraphProto, name: str, shape: tuple[int, ...]) -> tuple[str, int]:
-    """What a trained tensor is used as, and how many terms its products sum over."""
+def _share_constants(graph: onnx.GraphProto) -> None:
+    """Keep one of several equal constants; the exporter folds a table anew wherever it is read."""
+    kept: dict[tuple[object, ...], str] = {}
+    replaced = {}
+    for tensor in graph.initializer:
+        if tensor.metadata_props:  # trained: it has no values
+            continue
+        values = numpy_helper.to_array(tensor)
+        content = (tensor.data_type, values.shape, values.tobytes())
+        first = kept.setdefault(content, tensor.name)
+        if first != tensor.name:
+            replaced[tensor.name] = first
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = replaced.get(name, name)
+    remaining = [tensor for tensor in graph.initializer if tensor.name not in replaced]
+    del graph.initializer[:]
+    graph.initializer.extend(remaining)
+
+
+def _weight(fan_in: int, kept_axis: int) -> str:
+    return f"centred {kept_axis} {1 / math.sqrt(fan_in):.6g}"
+
+
+def _role(graph: onnx.GraphProto, name: str, shape: tuple[int, ...]) -> str:
+    """What a trained tensor is used as; for a weight, what to draw it from."""
     for node in graph.node:
         if name not in node.input:
             continue
         position = list(node.input).index(name)
         if node.op_type in _PASSES_ON and position == 0:
-            role, fan_in = _role(graph, node.output[0], shape)
-            return ("table", 0) if node.op_type == "Gather" and role != "weight" else (role, fan_in)
+            role = _role(graph, node.output[0], shape)
+            return "table" if node.op_type == "Gather" else role
         if node.op_type in _NORMS and position > 0:
-            return _NORMS[node.op_type][position], 0
+            return _NORMS[node.op_type][position]
         if node.op_type == "Conv":
-            return ("weight", math.prod(shape[1:])) if position == 1 else ("bias", 0)
+            return _weight(math.prod(shape[1:]), 0) if position == 1 else "bias"
         if node.op_type == "Gemm" and position < 2:
             flag = "transB" if position == 1 else "transA"
             transposed = any(a.name == flag and a.i for a in node.attribute)
-            return "weight", shape[1] if transposed == (position == 1) else shape[0]
+            summed = 1 if transposed == (position == 1) else 0
+            return _weight(shape[summed], 1 - summed)
+        if node.op_type == "MatMul" and len(shape) == 2:
+            return _weight(shape[1 - position], position)
         if node.op_type == "MatMul":
-            return "weight", shape[-2] if position == 1 else shape[-1]
+            return f"normal 0 {1 / math.sqrt(shape[-2] if position else shape[-1]):.6g}"
         if node.op_type == "Mul":
-            return "scale", 0
-        return ("bias", 0) if max(shape) == math.prod(shape) and len(shape) == 1 else ("table", 0)
-    return "bias", 0
+            return "scale"
+        return "bias" if max(shape) == math.prod(shape) and len(shape) == 1 else "table"
+    return "bias"
 
 
 def _strip_metadata(model: onnx.ModelProto, source: dict[str, str]) -> None:

@@ -1,7 +1,10 @@
 """FLatten-PVT: a pyramid vision transformer with focused linear attention in every block.
 
-Written from "FLatten Transformer: Vision Transformer using Focused Linear Attention" (ICCV 2023,
-arXiv 2308.00442) and "Pyramid Vision Transformer" (ICCV 2021, arXiv 2102.12122).
+Han et al., "FLatten Transformer: Vision Transformer using Focused Linear Attention", ICCV 2023
+(arXiv 2308.00442), on the pyramid of Wang et al., "Pyramid Vision Transformer", ICCV 2021 (arXiv
+2102.12122). Attention is linear in the number of tokens: queries and keys go through a map that
+makes them positive and sharpens their direction, so that keys and values can be multiplied first. A
+depthwise convolution of the values restores the rank that this loses (section 4 of the paper).
 """
 
 from __future__ import annotations
@@ -44,50 +47,67 @@ def to_tokens(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2)
 
 
-def focus(tokens: Tensor) -> Tensor:
-    """Sharpen the direction of each token by cubing its entries; its length stays."""
-    length = tokens.norm(dim=-1, keepdim=True)
-    cubed = tokens**3
-    return cubed / cubed.norm(dim=-1, keepdim=True) * length
+class Focus(nn.Module):
+    """The map φ of queries and keys: positive entries, then their cubes at the length from before.
+
+    A trained gain per channel, one for queries and keys alike, is applied between the two.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        positive = (tokens.relu() + EPSILON) * self.gain  # no token is zero: it has a direction
+        cubes = positive**3
+        return cubes * (_length(positive) / _length(cubes))
+
+
+def _length(tokens: Tensor) -> Tensor:
+    return tokens.norm(dim=-1, keepdim=True)
 
 
 class FocusedLinearAttention(nn.Module):
-    """φ(Q) (φ(K)ᵀ V), with a depthwise convolution of V that restores the rank (section 4).
+    """φ(Q) (φ(K)ᵀ V) / (φ(Q) Σ φ(K)ᵀ) per head, plus a depthwise convolution of V.
 
-    The published code divides queries and keys by the softplus of a trained scale; `gain` is the
-    reciprocal of that, which is what an exporter folds it to.
+    Keys carry a trained position of their own. Sums over tokens are written as means, which changes
+    no quotient and keeps their sizes independent of the map's.
     """
 
     def __init__(self, dim: int, heads: int, side: int) -> None:
         super().__init__()
         self.heads, self.side = heads, side
-        part = dim // heads
         self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.position = nn.Parameter(torch.zeros(side * side, dim))
+        self.focus = Focus(dim)
+        # The heads share one kernel: they are the batch of the convolution.
+        per_head = dim // heads
+        self.local = nn.Conv2d(per_head, per_head, 5, padding=2, groups=per_head)
         self.projection = nn.Linear(dim, dim)
-        self.position = nn.Parameter(torch.zeros(1, side * side, dim))
-        self.gain = nn.Parameter(torch.ones(1, 1, dim))
-        self.rank_restoration = nn.Conv2d(part, part, 5, padding=2, groups=part)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, length, dim = tokens.shape
-        query = self.query(tokens)
-        key, value = self.key_value(tokens).reshape(batch, length, 2, dim).unbind(2)
-        query = self._split(focus((query.relu() + EPSILON) * self.gain))
-        key = self._split(focus(((key + self.position).relu() + EPSILON) * self.gain))
+        key, value = self.key_value(tokens).chunk(2, -1)
+        query = self._split(self.focus(self.query(tokens)))
+        key = self._split(self.focus(key + self.position))
         value = self._split(value)
 
-        normaliser = query @ key.mean(dim=2, keepdim=True).transpose(2, 3) + EPSILON
-        weight = length**-0.5
-        attended = query @ ((key.transpose(2, 3) * weight) @ (value * weight)) / normaliser
+        summary = key.mT @ (value / (self.side * self.side))
+        divisor = query @ key.mean(2, keepdim=True).mT
+        attended = (query @ summary) / (divisor + EPSILON)
+        return self.projection(self._join(attended + self._restored(value)))
 
-        # The heads share one kernel: they are the batch of the convolution.
-        restored = to_tokens(self.rank_restoration(to_map(value.flatten(0, 1), self.side)))
-        attended = attended + restored.reshape(batch, self.heads, length, dim // self.heads)
-        return self.projection(attended.transpose(1, 2).reshape(batch, length, dim))
+    def _restored(self, value: Tensor) -> Tensor:
+        """The convolution of the values' maps, as [N, heads, S·S, C / heads]."""
+        maps = self.local(to_map(value.flatten(0, 1), self.side))
+        return to_tokens(maps).unflatten(0, (-1, self.heads))
 
     def _split(self, tokens: Tensor) -> Tensor:
-        batch, length, dim = tokens.shape
-        return tokens.reshape(batch, length, self.heads, dim // self.heads).transpose(1, 2)
+        """[N, S·S, C] → [N, heads, S·S, C / heads]."""
+        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def _join(self, tokens: Tensor) -> Tensor:
+        """The inverse of :meth:`_split`."""
+        return tokens.transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):

@@ -1,13 +1,16 @@
 """Scale-Aware Modulation Transformer (SMT).
 
-Written from "Scale-Aware Modulation Meet Transformer" (ICCV 2023, arXiv 2307.08579).
+Lin et al., "Scale-Aware Modulation Meet Transformer", ICCV 2023 (arXiv 2307.08579). Early stages
+mix tokens by convolutions: those of several kernels, each for a part of the channels, are
+aggregated to a modulator that multiplies the values. The last stage attends over its whole map, and
+the stage between alternates the two.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, cat, nn
+from torch import Tensor, nn, stack
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,10 @@ class ScaleAwareModulation(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         parts = to_map(self.context(tokens), self.side).chunk(len(self.mixing), dim=1)
-        mixed = [
-            convolution(part).unsqueeze(2)
-            for convolution, part in zip(self.mixing, parts, strict=True)
-        ]
-        # A group of the aggregation holds one channel of every head.
-        modulator = to_tokens(self.aggregation(cat(mixed, dim=2).flatten(1, 2)))
-        return self.projection(modulator * self.value(tokens))
+        scales = [mix(part) for mix, part in zip(self.mixing, parts, strict=True)]
+        # A group of the aggregation holds one channel of every scale: scales vary fastest.
+        interleaved = stack(scales, dim=2).flatten(1, 2)
+        return self.projection(to_tokens(self.aggregation(interleaved)) * self.value(tokens))
 
 
 class SelfAttention(nn.Module):
@@ -89,15 +89,16 @@ class SelfAttention(nn.Module):
         self.projection = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, length, dim = tokens.shape
-        head_dim = dim // self.heads
-        query = self.query(tokens).reshape(batch, length, self.heads, head_dim).transpose(1, 2)
-        key_value = self.key_value(tokens).reshape(batch, length, 2, self.heads, head_dim)
-        key, value = key_value.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = query @ key.transpose(2, 3) * head_dim**-0.5
-        attended = (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, length, dim)
-        values = value.transpose(2, 3).reshape(batch, dim, self.side, self.side)
-        return self.projection(attended + to_tokens(self.local(values)))
+        key, value = self.key_value(tokens).chunk(2, -1)
+        local = to_tokens(self.local(to_map(value, self.side)))
+        query, key, value = (self._split(part) for part in (self.query(tokens), key, value))
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        attended = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        return self.projection(attended + local)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """[N, S·S, C] → [N, heads, S·S, C / heads]."""
+        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class Mlp(nn.Module):

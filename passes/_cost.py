@@ -68,7 +68,9 @@ def recomputation_is_cheaper(node: Node, readers: list[Node]) -> str | None:
         )
         size = sum(weight(st.value) for s in reader.stages for st in s.stores)
         if uses * cost + size > LARGEST:
-            return f"the expressions in '{reader.name}' would grow to {uses * cost + size} operations"
+            return (
+                f"the expressions in '{reader.name}' would grow to {uses * cost + size} operations"
+            )
     return None
 
 

@@ -10,7 +10,13 @@ from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm_ffi import structural_map, structural_walk
 
-from smartmem_tvm.analysis.computation import Axis, Stage, Store, replace_in_stage, substitute_in_stage
+from smartmem_tvm.analysis.computation import (
+    Axis,
+    Stage,
+    Store,
+    replace_in_stage,
+    substitute_in_stage,
+)
 
 from ._graph import Graph, Node, OpaqueNode
 
@@ -93,10 +99,14 @@ def _nest(stage: Stage) -> Any:
     kinds = {False: tirx.IterVar.DataPar, True: tirx.IterVar.CommReduce}
     iter_vars = [tirx.IterVar(a.range, a.var, kinds[a.reduced]) for a in stage.axes]
     body = [_store(store) for store in stage.stores]
-    init = [
-        tirx.BufferStore(store.buffer, value, list(store.indices))
-        for store, value in zip(stage.stores, stage.initial, strict=bool(stage.initial))
-    ] if stage.initial else []
+    init = (
+        [
+            tirx.BufferStore(store.buffer, value, list(store.indices))
+            for store, value in zip(stage.stores, stage.initial, strict=bool(stage.initial))
+        ]
+        if stage.initial
+        else []
+    )
     block = SBlock(
         iter_vars,
         _regions(stage.loads()),
@@ -184,7 +194,7 @@ class _Writer:
         inputs = node.inputs()
         symbols = _free_symbols(node, inputs)
         func = build_prim_func(node, inputs, symbols)
-        global_var = self.builder.add_func(func, node.name)
+        global_var = self.builder.add_func(func, node.name.rstrip("0123456789_") or node.name)
         types = [relax.TensorType(list(b.shape), str(b.dtype)) for b in node.outputs]
         call = relax.call_tir(
             global_var,

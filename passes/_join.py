@@ -71,9 +71,7 @@ def with_sink(node: Node) -> list[Stage] | Refusal:
         internal[output] = tirx.decl_buffer(
             output.shape, output.dtype, f"{output.name}_acc", layout=None
         )
-        stores.append(
-            Store(output, tuple(point), tirx.BufferLoad(internal[output], point))
-        )
+        stores.append(Store(output, tuple(point), tirx.BufferLoad(internal[output], point)))
     stages = [substitute_in_stage(stage, internal) for stage in node.stages]
     return [*stages, Stage("sink", axes, tuple(stores))]
 
@@ -139,9 +137,7 @@ def join_epilogue(
         condition,
     )
     kept = [s for s in sink.stores if s.buffer in outputs]
-    return Joined(
-        [*before, Stage(sink.name, sink.axes, (*kept, joined))], [*outputs, store.buffer]
-    )
+    return Joined([*before, Stage(sink.name, sink.axes, (*kept, joined))], [*outputs, store.buffer])
 
 
 def _constant(value: Any) -> Any:
@@ -250,7 +246,9 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
             list(load.source.shape),
         )
         if isinstance(inverse, Refusal):
-            return Refusal(f"its rows are not the elements of '{load.source.name}': {inverse.reason}")
+            return Refusal(
+                f"its rows are not the elements of '{load.source.name}': {inverse.reason}"
+            )
         own = {axis.var for axis in used}
         if rows not in (None, own):
             return Refusal("it reads what the kernel makes along different axes")

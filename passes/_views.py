@@ -76,16 +76,19 @@ def split_node(node: Node) -> list[Node]:
     return parts
 
 
-def apply_views(stages: list[Stage], views: dict[Any, View]) -> list[Stage]:
+def apply_views(
+    stages: list[Stage], views: dict[Any, View], *, simplify: bool = True
+) -> list[Stage]:
     """Stages with loads of the viewed buffers replaced and the result simplified."""
-    return [apply_to_stage(stage, views) for stage in stages]
+    return [apply_to_stage(stage, views, simplify=simplify) for stage in stages]
 
 
-def apply_to_stage(stage: Stage, views: dict[Any, View]) -> Stage:
+def apply_to_stage(stage: Stage, views: dict[Any, View], *, simplify: bool = True) -> Stage:
     """Stage with loads of the viewed buffers replaced and the result simplified."""
     if not any(load.source in views for load in stage.loads()):
         return stage
-    return simplified(replace_in_stage(stage, views))
+    composed = replace_in_stage(stage, views)
+    return simplified(composed) if simplify else composed
 
 
 def simplified(stage: Stage) -> Stage:

@@ -24,62 +24,110 @@ from typing import Any
 
 import tvm
 
+from smartmem_tvm.analysis.computation import Stage
 from smartmem_tvm.analysis.decisions import Decision, with_decisions
+from smartmem_tvm.analysis.index_maps import count_divisions
 from smartmem_tvm.analysis.layout_class import LayoutClass, classify_stages
 
 from ._emit import rewrite_blocks
 from ._graph import Graph, Node, OpaqueNode
-from ._views import View, apply_views, split_node, view_of
+from ._views import View, apply_views, simplified, split_node, view_of
 
 
 @tvm.transform.module_pass(opt_level=0, name="smartmem.EliminateLayoutTransforms")
 class EliminateLayoutTransforms:
-    """Turn relayouts and selections into index maps of their readers."""
+    """Turn relayouts and selections into index maps of their readers.
+
+    Parameters
+    ----------
+    simplify
+        Whether the composed maps are simplified; without it they are right but full of divisions.
+    """
+
+    def __init__(self, simplify: bool = True) -> None:
+        self.simplify = simplify
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module without operators that only move data."""
         decisions: list[Decision] = []
-        mod = rewrite_blocks(mod, lambda graph: decisions.extend(_eliminate(graph)))
+        mod = rewrite_blocks(
+            mod, lambda graph: decisions.extend(_eliminate(graph, simplify=self.simplify))
+        )
         return with_decisions(mod, decisions)
 
 
-def _eliminate(graph: Graph) -> list[Decision]:
+def _eliminate(graph: Graph, *, simplify: bool) -> list[Decision]:
     views: dict[Any, View] = {}
     fixed: list[Node] = []
+    maps: dict[Any, list[dict[str, object]]] = {}
     graph.nodes = [
         part
         for node in graph.nodes
         for part in ([node] if isinstance(node, OpaqueNode) else split_node(node))
     ]
+    readers = {
+        buffer: tuple(reader.outputs[0].name for reader in nodes)
+        for buffer, nodes in graph.consumers().items()
+    }
     for node in graph.nodes:
         if isinstance(node, OpaqueNode):
             continue
-        node.stages = apply_views(node.stages, views)
+        composed = apply_views(node.stages, views, simplify=False)
+        simplest = [
+            new if new is old else (simplified(new) if simplify else new)
+            for old, new in zip(node.stages, composed, strict=True)
+        ]
+        for buffer in {load.source for stage in node.stages for load in stage.loads()} & set(views):
+            maps.setdefault(buffer, []).append(_map_record(node, composed, simplest))
+        node.stages = simplest
         if classify_stages(node.stages) is LayoutClass.FIXED:
             view = view_of(node)
             if view is not None:
                 views[node.outputs[0]] = view
                 fixed.append(node)
-    return _drop_unread(graph, fixed)
+    return _drop_unread(graph, fixed, readers, maps)
 
 
-def _drop_unread(graph: Graph, fixed: list[Node]) -> list[Decision]:
+def _map_record(node: Node, before: list[Stage], after: list[Stage]) -> dict[str, object]:
+    """What a reader's loads became, with the divisions and modulos in their indices."""
+    record: dict[str, object] = {"reader": node.outputs[0].name}
+    for name, stages in (("before", before), ("after", after)):
+        loads = [load for stage in stages for load in stage.loads()]
+        counts = count_divisions(*(index for load in loads for index in load.indices))
+        record[name] = sorted({str(load) for load in loads})
+        record[f"{name}_divisions"] = counts.divisions + counts.modulos
+    return record
+
+
+def _drop_unread(
+    graph: Graph,
+    fixed: list[Node],
+    readers: dict[Any, tuple[str, ...]],
+    maps: dict[Any, list[dict[str, object]]],
+) -> list[Decision]:
     consumers, results = graph.consumers(), graph.result_buffers()
     decisions = []
     dropped = set()
     for node in reversed(fixed):
         (buffer,) = node.outputs
         opaque = [other for other in consumers.get(buffer, ()) if isinstance(other, OpaqueNode)]
+        reason = ""
         if buffer in results:
             reason = "a graph output"
         elif opaque:
             reason = f"read by an opaque operator ({opaque[0].reason})"
         else:
             dropped.add(node)
-            decisions.append(Decision(node.outputs[0].name, node.name, "fixed", "eliminated"))
-            continue
         decisions.append(
-            Decision(node.outputs[0].name, node.name, "fixed", "kept", reason=reason)
+            Decision(
+                buffer.name,
+                node.name,
+                LayoutClass.FIXED.value,
+                "kept" if reason else "eliminated",
+                readers.get(buffer, ()),
+                reason,
+                tuple(maps.get(buffer, ())),
+            )
         )
     graph.nodes = [node for node in graph.nodes if node not in dropped]
     return decisions[::-1]

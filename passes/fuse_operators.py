@@ -111,6 +111,10 @@ class _Fusion:
     def _replace(self, kernel: Node, node: Node, joined: Any) -> None:
         for buffer in node.inputs():
             self.consumers[buffer].discard(node)
+        for buffer in kernel.outputs:
+            if buffer not in joined.outputs:  # internal from now on: its work is the reader's
+                made = (node.outputs[0].name,)
+                self.decisions.append(Decision(buffer.name, kernel.name, "ILD", "kernel", made))
         kernel.stages, kernel.outputs = list(joined.stages), list(joined.outputs)
         kernel.operators += node.operators
         for buffer in kernel.inputs():

@@ -62,7 +62,11 @@ class _Rewriter(PyExprMutator):
         dtypes = {"values": str(data.ty.dtype), "indices": str(call.attrs.dtype)}
         wanted = dtypes if call.attrs.ret_type == "both" else [str(call.attrs.ret_type)]
         node, source = _ranking(
-            shape, axis, kept, bool(call.attrs.largest), {name: dtypes[name] for name in wanted},
+            shape,
+            axis,
+            kept,
+            bool(call.attrs.largest),
+            {name: dtypes[name] for name in wanted},
             dtypes["values"],
         )
         global_var = self.builder_.add_func(build_prim_func(node, [source], []), "topk")
@@ -99,9 +103,7 @@ def _ranking(
     sink_axes = _axes(shape)
     at = [a.var for a in sink_axes]
     place = tirx.BufferLoad(rank, at)
-    target = [
-        tirx.Cast("int64", place) if number == axis else var for number, var in enumerate(at)
-    ]
+    target = [tirx.Cast("int64", place) if number == axis else var for number, var in enumerate(at)]
     values = {"values": tirx.BufferLoad(source, at), "indices": at[axis]}
     made, stores = [], []
     for name, kind in outputs.items():

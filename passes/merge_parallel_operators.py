@@ -94,7 +94,9 @@ def _shape(node: Node) -> tuple[Any, ...] | None:
     }
     if len(reduced) != 1 or not last.is_pointwise(last.stores[0]):
         return None
-    spatial = {tuple(str(a.extent) for a in s.spatial if not _is_one(a.extent)) for s in node.stages}
+    spatial = {
+        tuple(str(a.extent) for a in s.spatial if not _is_one(a.extent)) for s in node.stages
+    }
     if len(spatial) != 1:
         return None
     return (tuple(str(a.extent) for a in last.spatial), reduced.pop())
@@ -157,9 +159,7 @@ def _twin(stages: list[Stage], stage: Stage) -> Stage | None:
             and structural_equal(renamed.stores[0].value, other.stores[0].value)
             and all(
                 structural_equal(a, b)
-                for a, b in zip(
-                    renamed.stores[0].indices, other.stores[0].indices, strict=True
-                )
+                for a, b in zip(renamed.stores[0].indices, other.stores[0].indices, strict=True)
             )
             and structural_equal(list(renamed.initial), list(other.initial))
         ):

@@ -56,4 +56,6 @@ def read_decisions(mod: tvm.IRModule) -> list[Decision]:
 def with_decisions(mod: tvm.IRModule, decisions: Iterable[Decision]) -> tvm.IRModule:
     """Module with further decisions recorded."""
     entries = [asdict(decision) for decision in (*read_decisions(mod), *decisions)]
+    if not entries:  # IRModule.get_attr cannot read a text as short as "[]"
+        return mod
     return mod.with_attr(ATTRIBUTE, json.dumps(entries))

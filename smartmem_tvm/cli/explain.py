@@ -1,4 +1,4 @@
-"""Show what a model was compiled into: operators, kernels, and what only moves data."""
+"""Show what became of a model's operators, which kernels are left, and why."""
 
 from __future__ import annotations
 
@@ -11,46 +11,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     options.add_model(parser)
     options.add_common(parser)
+    parser.add_argument(
+        "--operators",
+        action="store_true",
+        help="also list every operator with its class, its fate and its kernel",
+    )
+    parser.add_argument(
+        "--disable",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave a mechanism of the pipeline out (eliminate, merge, fuse, simplify); may be given "
+        "several times",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile and describe; nothing is launched."""
+    """Run the pipeline up to scheduled kernels and describe; nothing is built or launched."""
     from .. import report
-    from ..compiler import compile as compile_model
+    from ..devices import resolve_profile
+    from ..explaining import explain
+    from ..frontend import import_model
+    from ..traffic import compulsory
+    from .traffic import total_footprint
 
     with options.progress() as progress:
-        manifest = compile_model(
-            args.model,
-            args.device,
-            dtype=args.dtype,
-            shapes=options.shapes(args),
-            opencl_device=args.opencl_device,
-            progress=progress,
-        ).manifest
+        imported = import_model(args.model, shapes=options.shapes(args))
+        profile = resolve_profile(args.device, args.opencl_device)
+        found = explain(
+            imported.mod, profile.target(None), args.dtype, args.disable, progress=progress
+        )
+    launches = sum(kernel.calls for kernel in found.kernels)
+    layout_launches = sum(kernel.calls for kernel in found.kernels if kernel.layout_only)
+    traffic = {
+        "footprint": total_footprint(found.kernels),
+        "compulsory": compulsory(imported.mod, dtype=args.dtype).total,
+    }
     if args.json:
         options.show_json(
             {
-                "model": manifest.model,
-                "device": manifest.profile_name,
-                "dtype": manifest.dtype,
-                "operators": manifest.operators,
-                "kernels": manifest.launches,
-                "layout_kernels": manifest.layout_launches,
-                "per_kernel": manifest.kernels,
-                "stages_s": manifest.stages_s,
+                "model": imported.name,
+                "device": profile.name,
+                "dtype": args.dtype,
+                "operators": imported.operators,
+                "kernels": launches,
+                "layout_kernels": layout_launches,
+                "layout_transforms": found.layout_transforms,
+                "index_divisions": found.index_divisions,
+                "traffic_bytes": traffic,
+                "fates": found.fates,
+                "per_kernel": found.kernels,
+                "stages_s": found.stages_s,
             }
         )
         return 0
-    options.show(
+    transforms = found.layout_transforms
+    tables = [
         report.summary_table(
-            f"{manifest.model}, {manifest.dtype}, device profile {manifest.profile_name}",
+            f"{imported.name}, {args.dtype}, device profile {profile.name}",
             {
-                "operators": manifest.operators,
-                "kernels": manifest.launches,
-                "layout kernels": manifest.layout_launches,
+                "operators": imported.operators,
+                "kernels": launches,
+                "layout kernels": layout_launches,
+                "layout transforms": transforms["before"],
+                "of these eliminated": transforms["eliminated"],
+                "divisions in index maps, composed": found.index_divisions["before"],
+                "divisions in index maps, simplified": found.index_divisions["after"],
+                **{
+                    f"{name} traffic, bytes": "symbolic" if value is None else value
+                    for name, value in traffic.items()
+                },
             },
         ),
-        report.kernel_table(manifest.kernels),
-        report.summary_table("Seconds by stage", manifest.stages_s),
-    )
+        report.fate_table(found.fates),
+    ]
+    if args.operators:
+        tables.append(report.operator_table(found.fates))
+    kept = [fate for fate in found.fates if fate.fate == "kept"]
+    if kept:
+        tables.append(report.operator_table(kept, "Kept, and why"))
+    tables += [
+        report.kernel_table(found.kernels),
+        report.summary_table("Seconds by stage", found.stages_s),
+    ]
+    options.show(*tables)
     return 0

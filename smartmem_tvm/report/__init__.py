@@ -6,7 +6,9 @@ from .document import json_text
 from .tables import (
     check_table,
     device_table,
+    fate_table,
     kernel_table,
+    operator_table,
     profile_table,
     profiles_table,
     summary_table,
@@ -16,8 +18,10 @@ from .tables import (
 __all__ = [
     "check_table",
     "device_table",
+    "fate_table",
     "json_text",
     "kernel_table",
+    "operator_table",
     "profile_table",
     "profiles_table",
     "summary_table",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..artifact import KernelProfile
     from ..checking import CheckResult
     from ..devices import DeviceProfile
+    from ..explaining import Fate
     from ..frontend import TensorSpec
     from ..runtime import DeviceInfo
 
@@ -46,6 +47,36 @@ def kernel_table(kernels: Sequence[KernelInfo]) -> Table:
             str(kernel.calls),
             "yes" if kernel.layout_only else "",
             "symbolic" if kernel.footprint_bytes is None else _kib(kernel.footprint_bytes),
+        )
+    return table
+
+
+def fate_table(fates: Sequence[Fate]) -> Table:
+    """How many operators of each layout class met which fate."""
+    counts: dict[tuple[str, str], int] = {}
+    for fate in fates:
+        key = (fate.layout_class, fate.fate)
+        counts[key] = counts.get(key, 0) + 1
+    table = _table("Operators", [("class", "left"), ("fate", "left"), ("operators", "right")])
+    for (layout_class, fate_name), count in sorted(counts.items()):
+        table.add_row(layout_class, fate_name, str(count))
+    return table
+
+
+def operator_table(fates: Sequence[Fate], title: str = "Every operator") -> Table:
+    """Class, fate, kernel and reason of each operator."""
+    table = _table(
+        title,
+        [(name, "left") for name in ("operator", "function", "class", "fate", "kernel", "reason")],
+    )
+    for fate in fates:
+        table.add_row(
+            escape(fate.operator),
+            escape(fate.kind),
+            fate.layout_class,
+            fate.fate,
+            escape(", ".join(fate.kernels)),
+            escape(fate.reason),
         )
     return table
 

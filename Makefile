@@ -16,7 +16,7 @@ BUILD_INPUTS := pyproject.toml setup.py Makefile \
 CXX_FILES := $(wildcard smartmem_tvm/runtime/src/*.cc smartmem_tvm/runtime/src/*.h)
 PY_DIRS := smartmem_tvm passes schedules zoo tests docs examples benchmarks setup.py
 
-.PHONY: setup demo test test-slow lint format sanitize docs clean
+.PHONY: setup demo test test-slow check-zoo lint format sanitize docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -29,6 +29,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Every model of the zoo, micro and small, on the OpenCL drivers here; goes on from where it was.
+# make check-zoo ARGS='--drivers pocl'   benchmarks/check_zoo.py --help has the options
+check-zoo: setup
+	$(BIN)/python benchmarks/check_zoo.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(wildcard $(PY_DIRS))

@@ -1,7 +1,8 @@
 """Writes docs/benchmarks.md from benchmarks/results/*.json and benchmarks/paper.json.
 
-With ``--check`` nothing is written and a stale page ends with status 1. Run it after
-``smartmem bench … --output benchmarks/results/NAME.json``.
+Plots are drawn beside the results where matplotlib is installed; the page shows those that are
+there and up to date. With ``--check`` nothing is drawn or written and a stale page ends with status
+1. Run it after ``smartmem bench … --output benchmarks/results/NAME.json``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from smartmem_tvm.bench.page import render
+from smartmem_tvm.bench.plots import draw_plots, plots_of
 from smartmem_tvm.bench.results import read_document
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     paper = json.loads((ROOT / "benchmarks" / "paper.json").read_text(encoding="utf-8"))
     files = sorted(options.results.glob("*.json"))
-    text = HEADER + render({file.name: read_document(file) for file in files}, paper)
+    documents = {file: read_document(file) for file in files}
+    if not options.check:
+        for file, document in documents.items():
+            reason = draw_plots(file, document, paper)
+            if reason is not None:
+                print(f"{file.name}: no plots: {reason}", file=sys.stderr)
+    shown = {
+        file.name: {
+            Path(os.path.relpath(plot.path(file), options.output.parent)).as_posix(): plot
+            for plot in plots_of(document, paper)
+            if plot.is_drawn(file)
+        }
+        for file, document in documents.items()
+    }
+    named = {file.name: document for file, document in documents.items()}
+    text = HEADER + render(named, paper, shown)
     current = options.output.read_text(encoding="utf-8") if options.output.exists() else None
     if current == text:
         return 0

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import ScheduleError
 from tvm.target import Target
@@ -34,6 +35,7 @@ RULE = "smartmem.schedule_rule"
 IS_SCHEDULED = "tirx.is_scheduled"
 
 
+@tvm_ffi.register_error  # so that it passes through callbacks of TVM as itself
 class RuleDeclined(Exception):
     """A rule does not fit a function; the message says why."""
 

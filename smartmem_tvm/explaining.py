@@ -31,8 +31,8 @@ class Fate:
     layout_class
         ``"ILD"``, ``"ILI"``, ``"fixed"`` or ``"opaque"``.
     fate
-        ``"kernel"``, ``"eliminated"``, ``"fused"``, ``"merged"``, ``"kept"``; ``"dead"`` when nothing
-        that is left needs it.
+        ``"kernel"``, ``"eliminated"``, ``"fused"``, ``"merged"``, ``"kept"``; ``"dead"`` when
+        nothing that is left needs it.
     kernels
         Functions that do its work now.
     reason
@@ -60,7 +60,7 @@ class Explanation:
 
     @property
     def layout_transforms(self) -> dict[str, Any]:
-        """Fixed operators before, how many were eliminated or written in place, and what is kept."""
+        """Fixed operators before; how many were eliminated or written in place; the kept ones."""
         fixed = [fate for fate in self.fates if fate.layout_class == LayoutClass.FIXED.value]
         kept = [fate for fate in fixed if fate.fate == "kept"]
         return {

@@ -44,7 +44,7 @@ from .passes import (
     UnrollUnitReductions,
     VerifyThreadBinding,
 )
-from .schedules import ApplySchedules, dlight_rules
+from .schedules import ApplySchedules, schedule_rules
 from .upstream import Finaliser, adreno_tir_pipeline, mixed_precision
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _schedule(_target: Target) -> list[Pass]:
     # A reshape that moves nothing is a view: no kernel, hence no schedule. Chains of several
     # are recognised only after the schedule has made one block of them.
     views = [relax.transform.RewriteDataflowReshape(), relax.transform.DeadCodeElimination()]
-    return [*views, UnrollUnitReductions(), ApplySchedules(dlight_rules()), *views]
+    return [*views, UnrollUnitReductions(), ApplySchedules(schedule_rules()), *views]
 
 
 def _verify(_target: Target) -> list[Pass]:

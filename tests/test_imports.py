@@ -24,7 +24,7 @@ LAYERS = [
     {"passes", "schedules"},
     {"pipeline"},
     {"zoo", "frontend", "tuning", "rpc", "linking", "parameters", "manifest"},
-    {"execution", "artifact", "compiler", "checking", "testing"},
+    {"execution", "artifact", "compiler", "checking", "testing", "oclgrind", "traffic"},
     {"report"},
     {"bench"},
     {"cli"},

@@ -27,7 +27,14 @@ import tvm
 from tvm_ffi import structural_equal
 
 from .launches import Launch
-from .traffic_accesses import Access, Collected, Statement, collect_statements, contains_load
+from .traffic_accesses import (
+    Access,
+    Collected,
+    Statement,
+    collect_statements,
+    contains_load,
+    is_device_memory,
+)
 from .traffic_sets import Demanded, ElementSet, elements_of, unite, without
 
 
@@ -157,9 +164,9 @@ class _Flow:
         return unite(sets)
 
     def _is_inside(self, buffer: Any) -> bool:
-        scope = buffer.ty.storage_scope
-        on_device = scope in ("", "global") or scope.startswith("global.")
-        return not on_device or any(buffer.same_as(known) for known in self._allocated)
+        return not is_device_memory(buffer) or any(
+            buffer.same_as(known) for known in self._allocated
+        )
 
     @staticmethod
     def _bytes(buffer: Any, elements: ElementSet) -> int:

@@ -18,6 +18,7 @@ from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_equal, structural_walk
 
 from .index_reading import IF_THEN_ELSE, INTEGER_LIMITS, dtype_of
+from .index_rotation import merge_halves
 from .index_rules import constant_quotient
 from .index_space import IndexSpace
 from .index_terms import Polynomial, divide_terms, integer
@@ -112,8 +113,10 @@ def simplify_condition(space: IndexSpace, condition: Any) -> Any:
     if isinstance(condition, tirx.And | tirx.Or):
         return _simplify_junction(space, condition)
     if isinstance(condition, tirx.Not):
-        inner = simplify_condition(space, condition.a)
-        return negated(inner)
+        opposite = negated(condition.a)
+        if isinstance(opposite, tirx.Not):
+            return negated(simplify_condition(space, condition.a))
+        return simplify_condition(space, opposite)
     if isinstance(condition, tvm.ir.Call) and condition.op.same_as(LIKELY):
         return simplify_condition(space, condition.args[0])
     if isinstance(condition, COMPARISONS) and is_index_type(condition.a):
@@ -269,10 +272,13 @@ def simplify_parts(space: IndexSpace, expr: Any) -> Any:
 def _simplify_conditional(
     space: IndexSpace, condition: Any, true: Any, false: Any, make: Callable[..., Any]
 ) -> Any:
-    condition = simplify_condition(space, condition)
+    written, condition = condition, simplify_condition(space, condition)
     value = decided(condition)
     if value is not None:
         return simplify_expression(space, true if value else false)
+    whole = merge_halves(space, written, true, false)
+    if whole is not None:
+        return simplify_expression(space, whole)
     holds, fails = space.assuming(condition), space.assuming(negated(condition))
     true, false = simplify_expression(holds, true), simplify_expression(fails, false)
     if structural_equal(true, false):

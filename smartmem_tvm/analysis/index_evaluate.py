@@ -14,7 +14,7 @@ from tvm.ir.expr import TensorLoad
 
 from smartmem_tvm.errors import SmartMemError
 
-from .index_reading import IF_THEN_ELSE, dtype_of
+from .index_reading import IF_THEN_ELSE, INTEGER_LIMITS, dtype_of
 
 Points = Mapping[Any, NDArray[Any]]
 ReadElement = Callable[[Any, list[NDArray[Any]]], NDArray[Any]]
@@ -68,6 +68,7 @@ class Evaluator:
         self.points = points
         self.read = read
         self._found: dict[Any, NDArray[Any]] = {}
+        self._free: dict[Any, NDArray[Any]] = {}
         self.length = max((len(column) for column in points.values()), default=1)
 
     def of(self, expr: Any) -> NDArray[Any]:
@@ -94,6 +95,10 @@ class Evaluator:
             return self._junction(expr)
         if isinstance(expr, tirx.Select):
             return self._conditional(expr.condition, expr.true_value, expr.false_value)
+        if isinstance(expr, tirx.Let):
+            inner = Evaluator({**self.points, expr.var: self.of(expr.value)}, self.read)
+            inner._free = self._free
+            return inner.of(expr.body)
         if isinstance(expr, TensorLoad) and self.read is not None:
             return self.read(expr.source, [self.of(index) for index in expr.indices])
         if isinstance(expr, tvm.ir.Call):
@@ -110,6 +115,8 @@ class Evaluator:
 
     def _variable(self, var: Any) -> NDArray[Any]:
         column = self.points.get(var)
+        if column is None and self.read is not None and dtype_of(var) not in INTEGER_LIMITS:
+            return self._free.setdefault(var, np.asarray(0.5 + len(self._free)))  # a scalar input
         if column is None:
             raise SmartMemError(
                 f"no value for variable '{var.name}': add it to the domain or to the values"
@@ -122,6 +129,7 @@ class Evaluator:
             for var, column in self.points.items()
         }
         other = Evaluator(chosen, self.read)
+        other._free = self._free
         other.length = int(np.count_nonzero(mask))
         return other
 
@@ -148,7 +156,8 @@ class Evaluator:
     def _uninterpreted(self, call: Any) -> NDArray[Any]:
         """Some function of the arguments, another one for each operator."""
         result = np.asarray(float(tvm_ffi.structural_hash(call.op) % 9973))
-        for number, arg in enumerate(call.args, start=2):
+        scalars = [arg for arg in call.args if isinstance(arg.ty, tvm.ir.PrimType)]
+        for number, arg in enumerate(scalars, start=2):
             result = result + np.sqrt(number) * self._of(arg)
         return result
 

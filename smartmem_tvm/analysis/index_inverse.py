@@ -13,8 +13,8 @@ divisor gives the number; quotient and remainder of one number give the number. 
 is one to one; it is onto if it has as many points as the tensor has elements. The result is proved
 by putting the map into it.
 
-TVM's ``inverse_affine_iter_map`` does the same for maps without offsets and rotations; the tests
-compare the two.
+TVM's ``inverse_affine_iter_map`` does the same for maps without offsets and rotations (a rotation
+is silently taken for the identity); the tests compare the two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -31,12 +30,13 @@ from tvm import tirx
 
 from .expressions import substitute
 from .index_conditions import decided, simplify_condition
+from .index_equations import Equations
 from .index_evaluate import evaluate_all
 from .index_proof import prove_same, sample_points, symbol_values
 from .index_reading import dtype_of
 from .index_simplify import has_loads, simplify_indices
-from .index_space import Atom, IndexSpace
-from .index_terms import ONE, ZERO, Polynomial, atom_term, integer
+from .index_space import IndexSpace
+from .index_terms import ONE, Polynomial
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def invert(
     shape: Sequence[Any],
     *,
     partial: bool = False,
+    predicate: Any = None,
     variables: Sequence[Any] | None = None,
 ) -> Inverse | Refusal:
     """Inverse of the map from axes to the indices of a tensor's element.
@@ -91,19 +92,25 @@ def invert(
         Extents of the tensor.
     partial
         Whether a map that leaves elements out has an inverse, with a predicate.
+    predicate
+        Condition on the axes: the map has the points only at which it holds.
     variables
         What to call the element's indices; made if not given.
     """
     if has_loads(indices):
         return Refusal("an index is read from memory")
     dtype = dtype_of(axes[0]) if axes else "int64"
-    domain = {
-        axis: tvm.ir.Range.from_min_extent(tirx.const(0, dtype_of(axis)), extent)
-        for axis, extent in zip(axes, extents, strict=True)
-    }
+    domain = {axis: _range(axis, extent) for axis, extent in zip(axes, extents, strict=True)}
     if variables is None:
         variables = [tirx.Var(f"x{number}", dtype) for number in range(len(shape))]
-    return _Inversion(list(indices), domain, list(shape), tuple(variables), dtype).run(partial)
+    image = {var: _range(var, extent) for var, extent in zip(variables, shape, strict=True)}
+    return _Inversion(list(indices), domain, image, predicate, dtype).run(partial)
+
+
+def _range(var: Any, extent: Any) -> tvm.ir.Range:
+    dtype = dtype_of(var)
+    extent = tirx.const(extent, dtype) if isinstance(extent, int) else extent
+    return tvm.ir.Range.from_min_extent(tirx.const(0, dtype), extent)
 
 
 class _Inversion:
@@ -113,24 +120,19 @@ class _Inversion:
         self,
         indices: list[Any],
         domain: dict[Any, tvm.ir.Range],
-        shape: list[Any],
-        variables: tuple[Any, ...],
+        image: dict[Any, tvm.ir.Range],
+        condition: Any,
         dtype: str,
     ) -> None:
         self.indices = indices
         self.domain = domain
-        self.shape = shape
-        self.variables = variables
+        self.variables = tuple(image)
+        self.shape = [rng.extent for rng in image.values()]
+        self.condition = condition
         self.dtype = dtype
-        self.source = IndexSpace(domain)
-        self.image = {
-            var: tvm.ir.Range.from_min_extent(tirx.const(0, dtype_of(var)), extent)
-            for var, extent in zip(variables, shape, strict=True)
-        }
-        self.target = IndexSpace(self.image)
-        self.known: dict[int, Polynomial] = {}
-
-    # ---- whole map -----------------------------------------------------------------------------
+        conditions = [] if condition is None else [condition]
+        self.source = IndexSpace(domain, conditions, keep_digits=True)
+        self.target = IndexSpace(image)
 
     def run(self, partial: bool) -> Inverse | Refusal:
         numbers = [self.source.normalised(self.source.read(index)) for index in self.indices]
@@ -142,16 +144,18 @@ class _Inversion:
         missing = self._missing_axis(numbers)
         if missing is not None:
             return Refusal(missing)
-        complete = points == elements
-        if not complete and not partial:
+        # With a condition, how many points there are shows in the predicate only.
+        complete = points == elements and self.condition is None
+        if not complete and not partial and self.condition is None:
             return Refusal(self._coverage(points, elements))
-        self._solve(
+        equations = Equations(self.source, self.target)
+        equations.solve(
             [
                 (number, self.target.read(var))
                 for number, var in zip(numbers, self.variables, strict=True)
             ]
         )
-        values = [self._value(self.source.read(axis)) for axis in self.domain]
+        values = [equations.value(self.source.read(axis)) for axis in self.domain]
         found = [self.target.normalised(value) for value in values if value is not None]
         if len(found) < len(values):
             return Refusal(self._why_not(values))
@@ -160,7 +164,12 @@ class _Inversion:
             return Refusal(self._why_not(values))
         if complete:
             return Inverse(self.variables, results)
-        return Inverse(self.variables, results, self._predicate(results))
+        reached = self._predicate(results)
+        if decided(reached) is True:
+            return Inverse(self.variables, results)
+        if not partial:
+            return Refusal(f"reaches only elements for which {reached}")
+        return Inverse(self.variables, results, reached)
 
     def _product(self, extents: list[Any]) -> Polynomial:
         return reduce(lambda product, extent: product * self.target.read(extent), extents, ONE)
@@ -206,7 +215,7 @@ class _Inversion:
         return f"covers {points.value} of {elements.value} elements"
 
     def _why_not(self, values: list[Polynomial | None]) -> str:
-        for symbols in symbol_values(self.domain, self.indices):
+        for symbols in symbol_values(self.domain, self.indices) if self.condition is None else ():
             columns, complete = sample_points(self.domain, symbols)
             if not complete or not self.indices:
                 break
@@ -223,9 +232,10 @@ class _Inversion:
         """Whether the inverse of the map of the axes is the axes."""
         points = dict(zip(self.variables, self.indices, strict=True))
         composed = [substitute(value, points) for value in results]
-        back = simplify_indices(composed, self.domain, check=False)
+        back = simplify_indices(composed, self.domain, self.condition, check=False)
         # Each step of the solution is a proof; this finds a mistake in one of them.
-        return prove_same(back, list(self.domain), self.domain, use_prover=False).holds
+        axes = list(self.domain)
+        return prove_same(back, axes, self.domain, self.condition, use_prover=False).holds
 
     def _predicate(self, results: tuple[Any, ...]) -> Any:
         """Which elements are the map of their inverse."""
@@ -236,6 +246,8 @@ class _Inversion:
         points = dict(zip(self.domain, results, strict=True))
         for index, var in zip(self.indices, self.variables, strict=True):
             conditions.append(tirx.EQ(substitute(index, points), var))
+        if self.condition is not None:
+            conditions.append(substitute(self.condition, points))
         kept: Any = None
         for condition in conditions:
             space = self.target if kept is None else self.target.assuming(kept)
@@ -243,172 +255,3 @@ class _Inversion:
             if decided(condition) is not True:
                 kept = condition if kept is None else tirx.And(kept, condition)
         return tirx.IntImm("bool", 1) if kept is None else kept
-
-    # ---- equations -----------------------------------------------------------------------------
-
-    def _solve(self, equations: list[tuple[Polynomial, Polynomial]]) -> None:
-        """Find the values of atoms until nothing new follows.
-
-        An equation is an expression of the axes and its value, an expression of the element's
-        indices.
-        """
-        used: set[int] = set()
-        while equations:
-            rest = [pair for pair in equations if not self._solve_equation(*pair)]
-            derived = []
-            for atom in list(self.known):
-                if atom not in used:
-                    equation = self._derive(atom)
-                    if equation is not None:
-                        used.add(atom)
-                        derived.append(equation)
-            if len(rest) == len(equations) and not derived:
-                return
-            equations = rest + derived
-
-    def _solve_equation(self, number: Polynomial, value: Polynomial) -> bool:
-        """Whether the equation's terms are all known, if need be by solving it."""
-        strides: dict[int, Polynomial] = {}
-        for monomial, coefficient in number.terms.items():
-            term = Polynomial({monomial: coefficient})
-            known = self._value(term)
-            if known is not None:
-                value = value - known
-                continue
-            moving = [atom for atom in monomial if not self._is_symbol(self.source.atoms[atom])]
-            if len(moving) != 1:
-                return False
-            symbols = tuple(atom for atom in monomial if atom != moving[0])
-            factor = self._value(Polynomial({symbols: coefficient}))
-            if factor is None:
-                return False
-            strides[moving[0]] = strides.get(moving[0], ZERO) + factor
-        return self._solve_digits(strides, self.target.normalised(value))
-
-    def _solve_digits(self, strides: dict[int, Polynomial], value: Polynomial) -> bool:
-        """Terms of ``value == Σ stride * atom`` where they nest like the digits of a number."""
-        digits: list[tuple[Polynomial, int, Polynomial, bool, Polynomial]] = []
-        for atom, stride in strides.items():
-            bounds = self._atom_bounds(self.source.atoms[atom])
-            if bounds is None:
-                return False
-            first, last = bounds
-            low, high = self.target.bounds(stride)
-            backwards = high < 0
-            if not backwards and low <= 0:
-                return False
-            stride = stride.times(-1) if backwards else stride
-            start = last.times(-1) if backwards else first
-            value = value - stride * start
-            digits.append((stride, atom, last - first, backwards, start))
-        digits.sort(key=lambda digit: self._size(digit[0]))
-        below = ZERO
-        for stride, _, span, _, _ in digits:
-            if not self.target.is_nonnegative((stride - below).plus(-1)):
-                return False
-            below = below + stride * span
-        for stride, atom, _, backwards, start in reversed(digits):
-            digit = self.target.floordiv(value, stride)
-            value = self.target.floormod(value, stride)
-            digit = digit + start
-            self.known[atom] = self.target.normalised(digit.times(-1) if backwards else digit)
-        return True
-
-    def _size(self, stride: Polynomial) -> tuple[int, float, int]:
-        degree = max(map(len, stride.terms))
-        return degree, self.target.bounds(stride)[0], max(stride.terms.values())
-
-    def _derive(self, atom: int) -> tuple[Polynomial, Polynomial] | None:
-        """Equation for the number that a known quotient or remainder is of."""
-        inner, value = self.source.atoms[atom], self.known[atom]
-        divisor = self._value(inner.divisor)
-        if divisor is None or inner.kind not in ("floordiv", "floormod"):
-            return None
-        if inner.kind == "floordiv":
-            rest = self._value(self.source.floormod(inner.number, inner.divisor))
-            return None if rest is None else (inner.number, value * divisor + rest)
-        quotient = self._value(self.source.floordiv(inner.number, inner.divisor))
-        if quotient is not None:
-            return inner.number, quotient * divisor + value
-        return self._unwrap(inner.number, divisor, value)
-
-    def _unwrap(
-        self, number: Polynomial, divisor: Polynomial, value: Polynomial
-    ) -> tuple[Polynomial, Polynomial] | None:
-        """Equation for the unknown part of a number whose remainder is the value.
-
-        The part must have no more values than the divisor: it is a rotation then.
-        """
-        unknown = ZERO
-        for monomial, coefficient in self._split_by_quotients(number).terms.items():
-            term = Polynomial({monomial: coefficient})
-            known = self._value(term)
-            if known is None:
-                unknown = unknown + term
-            else:
-                value = value - known
-        low, high = self.source.bounds(unknown)
-        if not unknown.terms or low == -inf or high == inf:
-            return None
-        if not self.target.is_nonnegative(divisor - integer(int(high - low) + 1)):
-            return None
-        start = integer(int(low))
-        return unknown, start + self.target.floormod(value - start, divisor)
-
-    def _split_by_quotients(self, number: Polynomial) -> Polynomial:
-        """Number with ``x → (x // c)*c + x % c`` where the quotient of an axis is known."""
-        for known in list(self.known):
-            quotient = self.source.atoms[known]
-            term = quotient.number.single
-            if quotient.kind != "floordiv" or term is None or term[1] != 1:
-                continue
-            monomial = term[0]
-            coefficient = number.terms.get(monomial)
-            if coefficient is not None and self._value(quotient.number) is None:
-                split = atom_term(known) * quotient.divisor + self.source.floormod(
-                    quotient.number, quotient.divisor
-                )
-                number = number.without(monomial) + split.times(coefficient)
-        return number
-
-    def _value(self, number: Polynomial) -> Polynomial | None:
-        """Value of an expression of known atoms."""
-        result = ZERO
-        for monomial, coefficient in number.terms.items():
-            product = integer(coefficient)
-            for atom in monomial:
-                factor = self._atom_value(atom)
-                if factor is None:
-                    return None
-                product = product * factor
-            result = result + product
-        return result
-
-    def _atom_value(self, number: int) -> Polynomial | None:
-        if number in self.known:
-            return self.known[number]
-        atom = self.source.atoms[number]
-        if self._is_symbol(atom):
-            return self.target.read(atom.expr)
-        if atom.kind in ("var", "opaque"):
-            return None
-        value, divisor = self._value(atom.number), self._value(atom.divisor)
-        if value is None or divisor is None:
-            return None
-        operation = {
-            "floordiv": self.target.floordiv, "floormod": self.target.floormod,
-            "min": self.target.minimum, "max": self.target.maximum,
-        }[atom.kind]  # fmt: skip
-        return operation(value, divisor)
-
-    def _is_symbol(self, atom: Atom) -> bool:
-        return atom.kind == "var" and atom.expr not in self.domain
-
-    def _atom_bounds(self, atom: Atom) -> tuple[Polynomial, Polynomial] | None:
-        if atom.low == -inf:
-            return None
-        first = integer(int(atom.low))
-        if atom.high < inf:
-            return first, integer(int(atom.high))
-        last = None if atom.last is None else self._value(atom.last)
-        return None if last is None else (first, last)

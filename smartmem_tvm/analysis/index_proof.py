@@ -16,12 +16,12 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 from tvm.sym import ProofStrength
 from tvm_ffi import structural_equal, structural_walk
 
 from smartmem_tvm.errors import SmartMemError
 
-from .index_conditions import has_load
 from .index_evaluate import Evaluator, evaluate
 from .index_reading import INTEGER_LIMITS, dtype_of
 from .index_space import IndexSpace
@@ -257,7 +257,9 @@ def _first_difference(
     left: Sequence[Any], right: Sequence[Any], values: Mapping[Any, NDArray[Any]]
 ) -> dict[str, int] | None:
     reader = None
-    if any(has_load(expr) for expr in (*left, *right)):
+    loads: list[Any] = []
+    structural_walk([left, right], (TensorLoad, loads.append))
+    if loads:
         reader = ElementNumbers(values)
     evaluator = Evaluator(values, reader)
     for one, other in zip(left, right, strict=True):

@@ -118,6 +118,8 @@ def divide_quotient(
         return None
     inner = space.atoms[found[0]]
     others = number.without((found[0],))
+    if space.keep_digits and others.value is None:
+        return None
     return space.floordiv(inner.number + others * inner.divisor, inner.divisor * divisor)
 
 
@@ -259,6 +261,8 @@ def merge_remainders(space: IndexSpace, number: Polynomial) -> Polynomial | None
 
 def quotient_to_remainder(space: IndexSpace, number: Polynomial) -> Polynomial | None:
     """``x*k - (x // c)*c*k → (x % c)*k``."""
+    if space.keep_digits:
+        return None
     for atom, value in number.linear():
         inner = space.atoms[atom]
         size = inner.divisor.value if inner.kind == "floordiv" else None

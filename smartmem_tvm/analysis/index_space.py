@@ -63,13 +63,23 @@ class IndexSpace:
         Range of each iterator. A symbol with declared bounds is in it too.
     conditions
         Boolean expressions that hold at every point under consideration.
+    keep_digits
+        Whether rules that mix the digits of several numbers are left out: they save a division, but
+        hide what an equation can be solved for.
     """
 
     unbounded = inf
 
-    def __init__(self, domain: Mapping[Any, tvm.ir.Range], conditions: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        domain: Mapping[Any, tvm.ir.Range],
+        conditions: Sequence[Any] = (),
+        *,
+        keep_digits: bool = False,
+    ) -> None:
         self.domain = domain
         self.conditions = tuple(conditions)
+        self.keep_digits = keep_digits
         self.atoms: list[Atom] = []
         self.known: list[Polynomial] = []
         self._numbers: dict[Any, int] = {}
@@ -84,7 +94,8 @@ class IndexSpace:
 
     def assuming(self, *conditions: Any) -> IndexSpace:
         """The same domain where these conditions hold as well."""
-        return IndexSpace(self.domain, (*self.conditions, *conditions))
+        together = (*self.conditions, *conditions)
+        return IndexSpace(self.domain, together, keep_digits=self.keep_digits)
 
     # ---- atoms ---------------------------------------------------------------------------------
 
@@ -310,6 +321,7 @@ class IndexSpace:
 
     def write(self, number: Polynomial, dtype: str) -> Any:
         """TVM expression of a polynomial, in a fixed order of terms."""
+        number = self._fold_constant(number)
         terms = sorted(
             ((m, v) for m, v in number.terms.items() if m),
             key=lambda term: (term[1] < 0, -len(term[0]), -abs(term[1]), term[0]),
@@ -332,6 +344,18 @@ class IndexSpace:
             return result
         offset = tirx.IntImm(dtype, abs(number.constant))
         return (tirx.Sub if number.constant < 0 else tirx.Add)(result, offset)
+
+    def _fold_constant(self, number: Polynomial) -> Polynomial:
+        """``(x + 2) // 4 + 1 → (x + 6) // 4``: one addition less; the number stays positive."""
+        if number.constant <= 0:
+            return number
+        for atom, value in number.linear():
+            quotient = self.atoms[atom]
+            if quotient.kind == "floordiv" and value == 1 and quotient.number.constant > 0:
+                whole = quotient.number + quotient.divisor.times(number.constant)
+                folded = self.compound("floordiv", whole, quotient.divisor)
+                return number.without((atom,)).without(()) + folded
+        return number
 
     def _write_product(self, monomial: tuple[int, ...], dtype: str) -> Any:
         result = None

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 from tvm.ir.expr import GenericConst
 
 from ..errors import SmartMemError
 from .footprint import footprint_of
 from .kernels import count_calls, kernel_names
-from .launches import find_launches, is_host_function
+from .launches import Launch, find_launches, is_host_function
+from .traffic_accesses import static_extents
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,18 @@ def footprint(module: tvm.IRModule, entry: str = "main") -> FootprintTraffic:
                 kernels.append(_describe(func_name, calls, func.body))
             continue
         for name, launch in zip(names[func_name], launches, strict=True):
-            kernels.append(_describe(name, calls * (launch.repeats or 1), launch.body))
+            kernels.append(_describe(name, calls * _rounds(launch), launch.body))
     total: int | None = 0
     for kernel in kernels:
         total = (
             None if total is None or kernel.bytes is None else total + kernel.calls * kernel.bytes
         )
     return FootprintTraffic(total, all(kernel.exact for kernel in kernels), tuple(kernels))
+
+
+def _rounds(launch: Launch) -> int:
+    """Launches in one call; a host loop without a constant extent counts as one round."""
+    return 1 if launch.repeats is None else max(0, launch.repeats)
 
 
 def _describe(name: str, calls: int, body: Any) -> KernelFootprint:
@@ -185,10 +191,8 @@ def _tensors(ty: Any) -> list[tuple[tuple[int, ...] | None, str]]:
         return [tensor for field in ty.fields for tensor in _tensors(field)]
     if not isinstance(ty, relax.TensorType):
         return []
-    shape = ty.shape.values if isinstance(ty.shape, relax.ShapeExpr) else None
-    static = shape is not None and all(isinstance(extent, tirx.IntImm) for extent in shape)
-    dtype = getattr(ty.dtype, "dtype", ty.dtype)
-    return [(tuple(int(extent) for extent in shape) if static else None, str(dtype))]
+    extents = static_extents(ty.shape.values) if isinstance(ty.shape, relax.ShapeExpr) else None
+    return [(extents, str(getattr(ty.dtype, "dtype", ty.dtype)))]
 
 
 def _sum(tensors: list[tuple[tuple[int, ...] | None, str]]) -> int | None:

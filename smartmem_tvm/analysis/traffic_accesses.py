@@ -65,7 +65,7 @@ class Collected:
     allocated
         Buffers that exist only inside.
     symbolic
-        Whether a shape or a loop has no constant extent, or an access cannot be told.
+        Whether a shape has no constant extents, or an access cannot be told.
     """
 
     statements: list[Statement] = field(default_factory=list)
@@ -99,6 +99,12 @@ def _is_pure(call: tvm.ir.Call) -> bool:
     return any(_calls(call, name) for name in ("prim.if_then_else", "prim.likely"))
 
 
+def is_device_memory(buffer: Any) -> bool:
+    """Whether launches can share the buffer: global memory or a texture."""
+    scope = buffer.ty.storage_scope
+    return scope in ("", "global") or scope.startswith("global.")
+
+
 def static_extents(values: Iterable[Any]) -> tuple[int, ...] | None:
     """Extents as numbers, None when one is symbolic."""
     extents = list(values)
@@ -109,12 +115,12 @@ def static_extents(values: Iterable[Any]) -> tuple[int, ...] | None:
 
 def collect_statements(body: Any) -> Collected:
     """Flatten a statement into stores and what they read."""
-    collector = _Collector()
+    collector = Collector()
     collector.statement(body)
     return collector.found
 
 
-class _Collector:
+class Collector:
     """Walks statements with the loops, values and conditions that are in force."""
 
     def __init__(self) -> None:
@@ -301,11 +307,10 @@ class _Collector:
         return substitute(expr, self._values)
 
     def _declare(self, var: Any, low: Any, extent: Any) -> None:
+        # Without constant bounds the variable is unknown, and so is what it indexes.
         bounds = static_extents((low, extent))
-        if bounds is None:
-            self.found.symbolic = True
-            return
-        self._domain[var] = (bounds[0], bounds[1])
+        if bounds is not None:
+            self._domain[var] = (bounds[0], max(0, bounds[1]))
 
 
 def _same(a: Access, b: Access) -> bool:

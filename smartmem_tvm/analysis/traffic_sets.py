@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import sym, tirx
-from tvm_ffi import structural_walk
 
 from .expressions import substitute
 from .traffic_accesses import Access, Domain, conjuncts, contains_load, static_extents
+from .traffic_digits import find_cuts
 from .traffic_values import Unknown, evaluate, grid, variables
 
 _SMALL = 1 << 14  # points of a grid that are not worth taking apart
@@ -177,7 +176,7 @@ class _Problem:
 
     def simplify(self) -> None:
         """Drop conditions that always hold; take variables apart where that pays."""
-        analyzer = _bounded(self.domain)
+        analyzer = bounded(self.domain)
         self.guards = [
             guard
             for guard in map(analyzer.simplify, self.guards)
@@ -296,7 +295,7 @@ class _Problem:
             extents = tuple(self.domain[var][1] for var in used)
             table = np.broadcast_to(_holds(condition, env), extents)
             alone = [n for n, var in enumerate(used) if var not in indexed and var not in others]
-            table = table.any(axis=tuple(alone))
+            table = np.asarray(table.any(axis=tuple(alone)))
             remaining = [var for n, var in enumerate(used) if n not in alone]
             kept.update(remaining)
             tables.append((remaining, table))
@@ -309,7 +308,7 @@ class _Problem:
         domain = dict(self.domain)
         for var in variables(roots, self.domain):
             low, extent = self.domain[var]
-            cuts = _chain(_cuts(roots, var), extent)
+            cuts = find_cuts(roots, var, extent)
             if low or not cuts:
                 continue
             value: Any = tirx.IntImm(var.ty.dtype, 0)
@@ -320,7 +319,7 @@ class _Problem:
             digits[var] = value
         if not digits:
             return
-        analyzer = _bounded(domain)
+        analyzer = bounded(domain)
 
         def rewritten(expr: Any) -> Any:
             return analyzer.simplify(substitute(expr, digits))
@@ -333,7 +332,8 @@ class _Problem:
             self.demand = Demanded(self.demand.mask, taken)
 
 
-def _bounded(domain: Domain) -> sym.Analyzer:
+def bounded(domain: Domain) -> sym.Analyzer:
+    """Analyzer that knows the range of every variable."""
     analyzer = sym.Analyzer()
     for var, (low, extent) in domain.items():
         dtype = var.ty.dtype
@@ -373,31 +373,3 @@ def _chunks(names: list[Any], domain: Domain, points: int) -> list[Domain]:
         part = {**domain, longest: (start, size)}
         parts += _chunks(names, part, points // extent * size) if size == 1 else [part]
     return parts
-
-
-def _cuts(roots: list[Any], var: Any) -> set[int]:
-    """Places where divisions cut the digits of a variable apart."""
-    cuts: set[int] = set()
-
-    def visit(node: Any) -> None:
-        if not isinstance(node.b, tirx.IntImm):
-            return
-        at, inner = int(node.b), node.a
-        if isinstance(inner, (tirx.FloorDiv, tirx.FloorMod)) and isinstance(inner.b, tirx.IntImm):
-            if not inner.a.same_as(var):
-                return
-            if isinstance(inner, tirx.FloorDiv):
-                at *= int(inner.b)
-        elif not inner.same_as(var):
-            return
-        cuts.add(at)
-
-    structural_walk(roots, ((tirx.FloorDiv, tirx.FloorMod), visit))
-    return cuts
-
-
-def _chain(cuts: set[int], extent: int) -> list[int]:
-    """Cuts in order when each divides the next and the last divides the extent, else none."""
-    inside = sorted(cut for cut in cuts if 1 < cut < extent)
-    divide = all(b % a == 0 for a, b in pairwise([*inside, extent]))
-    return inside if divide else []

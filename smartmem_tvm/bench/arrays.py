@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays in order; the file appears whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # Names of tensors may hold any character, "/" included: they are data, not members' names.
-    members = {f"a{index}": value for index, value in enumerate(arrays.values())}
+    members: dict[str, Any] = {f"a{index}": value for index, value in enumerate(arrays.values())}
+    members[_NAMES] = np.array(list(arrays), dtype=np.str_)
     with open(partial, "wb") as file:
-        np.savez(file, **{_NAMES: np.array(list(arrays), dtype=np.str_)}, **members)
+        np.savez(file, **members)
     os.replace(partial, path)
 
 

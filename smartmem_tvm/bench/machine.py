@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from .runners.base import RpcAddress
+
+if TYPE_CHECKING:
+    from ..runtime import DeviceInfo
+
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnx", "numpy", "mnn", "openvino")
 _MEASURED = ("*.py", "*.cc", "*.h", "*.toml", "*.xz")
+# What shows results, and what exports the graphs that are stored anyway: neither decides what is
+# compiled.
+_NO_PART = ("bench", "cli", "report", "zoo.export")
+_MAPPED = ("passes", "schedules", "zoo")
 
 
-def environment(opencl_device: str | None) -> dict[str, Any]:
+def environment(opencl_device: str | None, rpc: RpcAddress | None = None) -> dict[str, Any]:
     """Machine, OpenCL device and driver, versions; the same on every run of the same set-up."""
-    from .. import __version__, runtime
-    from ..errors import DeviceError
+    from .. import __version__
 
-    try:
-        index = runtime.device(opencl_device).index
-        info = next((d for d in runtime.list_devices() if d.index == index), None)
-    except DeviceError:
-        info = None
+    info = _device(opencl_device) if rpc is None else _remote_device(opencl_device, rpc)
     device = None
     if info is not None:
         device = {"name": info.name, "driver": info.driver_version, "platform": info.platform}
+        if rpc is not None:
+            device["rpc"] = rpc.key
     return {
         "machine": {
             "processor": _processor(),
@@ -43,6 +52,61 @@ def environment(opencl_device: str | None) -> dict[str, Any]:
             **{name: version for name in _PACKAGES if (version := _version(name))},
         },
     }
+
+
+def _device(selector: str | None) -> DeviceInfo | None:
+    from .. import runtime
+    from ..errors import DeviceError
+
+    try:
+        index = runtime.device(selector).index
+    except DeviceError:
+        return None
+    return next((device for device in runtime.list_devices() if device.index == index), None)
+
+
+def _remote_device(selector: str | None, rpc: RpcAddress) -> DeviceInfo:
+    from ..rpc.session import connect
+
+    with connect(rpc.tracker, rpc.key, device=int(selector or 0), timeout=rpc.timeout) as remote:
+        return remote.device_info()
+
+
+def code_digest(parts: Iterable[str]) -> str:
+    """Hash of the code of parts of this package, such as ``runtime`` or ``bench.runners.mnn``.
+
+    "" is the whole package but for what only shows results. Compiled libraries count as well.
+    """
+    hashed = hashlib.sha256()
+    for path, name in sorted(_code_files().items()):
+        if any(_belongs(name, part) for part in parts):
+            hashed.update(name.encode() + b"\0" + path.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def _belongs(name: str, part: str) -> bool:
+    if part == "":
+        return not any(_belongs(name, other) for other in _NO_PART)
+    return name == part or name.startswith(f"{part}.")
+
+
+@functools.cache
+def _code_files() -> dict[Path, str]:
+    """Files of the package by path: their dotted names below it."""
+    root = Path(__file__).resolve().parent.parent
+    folders = {"": root}
+    for name in _MAPPED:
+        # These are packages of their own folders (setup.py): only importing them says where.
+        origin = importlib.import_module(f"{__package__.split('.')[0]}.{name}").__file__
+        if origin is not None:
+            folders[name] = Path(origin).resolve().parent
+    files = {}
+    for prefix, folder in folders.items():
+        for kind in ("*.py", "*.toml", "*.so"):
+            for path in folder.rglob(kind):
+                words = path.relative_to(folder).with_suffix("").parts
+                files[path] = ".".join((*((prefix,) if prefix else ()), *words))
+    return files
 
 
 def commit() -> str | None:

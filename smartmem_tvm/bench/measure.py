@@ -1,8 +1,9 @@
-"""Measures one model on its runners, which take turns: A, B, C, A, B, C and so on.
+"""The second phase: times one model on its runners, which take turns: A, B, C, A, B, C and so on.
 
 Every runner is in a worker process that stays alive between its turns, so that all of them see the
-same drifts of the machine. Where memory does not allow all at once, ours stays and the peers come
-in groups; one that does not fit beside ours is measured alone and gets no ratio.
+same drifts of the machine. Where memory, or the number of RPC servers, does not allow all at once,
+ours stays and the peers come in groups; one that does not fit beside ours is measured alone and
+gets no ratio.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checking import TOLERANCE, output_errors
-from ..errors import SmartMemError
 from .arrays import read_arrays
-from .prepare import ENTRY as PREPARE
+from .preparation import SLOW_MS, PreparedModel, compare, runner_folder
 from .prepare import REFERENCE
 from .process import Worker, WorkerFailure
 from .results import Record
@@ -27,45 +26,44 @@ from .runners import OURS, Choice
 if TYPE_CHECKING:
     import numpy as np
 
-    from .harness import Model, Settings, Watcher
+    from .harness import Watcher
+    from .settings import Model, Settings
 
-SLOW_MS = 20_000.0
 SLOW_REPEATS = 3
 _QUICK_MS = 100.0
 _PROBE_REPEATS = 15
 _MIB = 1 << 20
+_NO_ROOM = "busy"
 
 
-def measure_model(
-    model: Model, choices: list[Choice], settings: Settings, folder: Path, watcher: Watcher
-) -> dict[str, Any]:
-    """Measure a model on all runners; failures are records like any other.
+def describe_model(model: Model, choices: list[Choice], prepared: PreparedModel) -> dict[str, Any]:
+    """Entry of a model that is prepared and not measured: all but latencies.
 
     Returns
     -------
     dict
-        ``date``, ``load_average`` (the system's afterwards), ``facts`` (the model's figures) and
-        ``records``.
+        ``measured``, ``date``, ``load_average`` (the system's afterwards), ``facts`` (the model's
+        figures) and ``records``.
     """
-    rounds = _Rounds(model, choices, settings, folder, watcher)
-    facts: dict[str, Any] = {}
-    watcher.stage("reference")
-    try:
-        facts = rounds.prepare()
-    except WorkerFailure as failure:
-        for record in rounds.records.values():
-            record.fail(f"{failure.kind}: no reference: {failure}")
-    else:
+    records = _records(model, choices, prepared)
+    return _entry(prepared, records.values(), measured=False)
+
+
+def measure_model(
+    model: Model,
+    choices: list[Choice],
+    prepared: PreparedModel,
+    settings: Settings,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """Measure a prepared model on all runners; failures are records like any other."""
+    rounds = _Rounds(model, choices, prepared, settings, watcher)
+    if prepared.own.failure is None:
         try:
             rounds.measure()
         finally:
             rounds.close(rounds.workers.copy())
-    return {
-        "load_average": round(os.getloadavg()[0], 2),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "facts": facts,
-        "records": [asdict(record) for record in rounds.records.values()],
-    }
+    return _entry(prepared, rounds.records.values(), measured=True)
 
 
 def measure_probe(choice: Choice, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def measure_probe(choice: Choice, settings: Settings, folder: Path) -> dict[str,
         settings.threads,
     )
     try:
-        loaded = worker.request(do="load", case=_case(choice, "", settings, folder))
+        loaded = worker.request(do="load", case=settings.case(choice, "", folder, folder))
         worker.request(do="outputs", file=str(folder / f"{choice.name}.npz"))
         times = [worker.request(do="run")["ms"] for _ in range(_PROBE_REPEATS)]
     except WorkerFailure as failure:
@@ -93,6 +91,33 @@ def measure_probe(choice: Choice, settings: Settings, folder: Path) -> dict[str,
     }
 
 
+def _records(model: Model, choices: Iterable[Choice], prepared: PreparedModel) -> dict[str, Record]:
+    """What is known before anything is timed."""
+    records = {}
+    for choice in choices:
+        found = prepared.runners[choice.label]
+        record = Record(model.name, model.size, choice.label)
+        records[choice.label] = record
+        for name in ("kernels", "layout_kernels", "footprint_bytes", "max_rel_error", "prepare_s"):
+            setattr(record, name, found.facts.get(name))
+        record.details = found.facts.get("details", {})
+        if found.failure is not None:
+            record.fail(found.failure.text)
+        elif found.facts["wrong"] is not None:
+            record.fail(found.facts["wrong"])
+    return records
+
+
+def _entry(prepared: PreparedModel, records: Iterable[Record], *, measured: bool) -> dict[str, Any]:
+    return {
+        "measured": measured,
+        "load_average": round(os.getloadavg()[0], 2),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "facts": prepared.own.facts,
+        "records": [asdict(record) for record in records],
+    }
+
+
 class _Rounds:
     """The runners of one model, their workers and records."""
 
@@ -100,42 +125,34 @@ class _Rounds:
         self,
         model: Model,
         choices: list[Choice],
+        prepared: PreparedModel,
         settings: Settings,
-        folder: Path,
         watcher: Watcher,
     ) -> None:
-        self.records = {c.label: Record(model.name, model.size, c.label) for c in choices}
+        self.records = _records(model, choices, prepared)
         self.workers: dict[str, Worker] = {}
         self._warm_ms: dict[str, float] = {}
         self._reference: dict[str, np.ndarray] = {}
         self._model = model
-        self._choices = choices
+        self._choices = [c for c in choices if self.records[c.label].status != "failed"]
+        self._prepared = prepared
         self._settings = settings
-        self._folder = folder
         self._watcher = watcher
 
-    def prepare(self) -> dict[str, Any]:
-        """Write the model's files, read the reference, return the model's figures."""
-        worker = self._start("reference", PREPARE)
-        try:
-            case = _case(None, self._model.source, self._settings, self._folder)
-            facts = worker.request(do="load", case=case)["details"]
-        finally:
-            self.close(["reference"])
-        self._reference = read_arrays(self._folder / REFERENCE)
-        return facts
-
     def measure(self) -> None:
-        """Load and time all runners, in as few groups as memory allows."""
+        """Load and time all runners, in as few groups as memory and servers allow."""
+        self._reference = read_arrays(self._prepared.folder / REFERENCE)
         pending, alone = self._choices, []
         while pending:
             later = []
             for choice in pending:
                 peers = self.workers.keys() - {OURS, choice.label}
                 try:
+                    if self._servers_are_busy():
+                        raise WorkerFailure(_NO_ROOM, "every RPC server has a session")
                     self._load(choice)
                 except WorkerFailure as failure:
-                    if failure.kind != "memory" or not self.workers:
+                    if failure.kind not in ("memory", _NO_ROOM) or not self.workers:
                         self.records[choice.label].fail(str(failure))
                     elif peers:
                         later.append(choice)
@@ -158,15 +175,19 @@ class _Rounds:
         for label in list(labels):
             worker = self.workers.pop(label, None)
             if worker is not None:
-                self._note_memory(label, worker)
+                self.records[label].peak_memory_mib = round(worker.peak_memory / _MIB, 1)
                 worker.close()
+
+    def _servers_are_busy(self) -> bool:
+        servers = self._settings.servers
+        return servers is not None and len(self.workers) >= servers
 
     def _start(self, label: str, entry: str) -> Worker:
         def limit() -> int:
             others = (other.memory for name, other in self.workers.items() if name != label)
             return self._settings.memory_limit - sum(others)
 
-        log = self._folder / f"{label.replace(':', '-')}.log"
+        log = runner_folder(self._prepared.folder, label) / "measure.log"
         settings = self._settings
         worker = Worker(entry, log, settings.time_limit_s, limit, settings.threads)
         self.workers[label] = worker
@@ -176,37 +197,32 @@ class _Rounds:
         """Load, compare the first outputs, warm up."""
         label, record = choice.label, self.records[choice.label]
         self._watcher.stage(f"{label}: loading")
+        folder = runner_folder(self._prepared.folder, label)
+        file = folder / "outputs.npz"
         worker = self._start(label, choice.entry)
         try:
-            case = _case(choice, self._model.source, self._settings, self._folder)
-            loaded = worker.request(do="load", case=case)
+            case = self._settings.case(choice, self._model.source, self._prepared.folder, folder)
+            worker.request(do="load", case=case)
             record.load_s = round(worker.seconds, 3)
-            record.kernels = loaded["kernels"]
-            record.layout_kernels = loaded["layout_kernels"]
-            record.details = loaded["details"]
-            file = self._folder / f"{label.replace(':', '-')}.npz"
             ms = worker.request(do="outputs", file=str(file))["ms"]
             self._compare(choice, read_arrays(file))
-            file.unlink()
             if ms < SLOW_MS:
                 ms = worker.request(do="run")["ms"]
             self._warm_ms[label] = ms
         except WorkerFailure:
             self.close([label])
             raise
+        finally:
+            file.unlink(missing_ok=True)
 
     def _compare(self, choice: Choice, outputs: dict[str, np.ndarray]) -> None:
+        """Outputs have to be right in this process too, not only where they were prepared."""
         record = self.records[choice.label]
-        tolerance = TOLERANCE[choice.runner.dtype(self._settings.dtype, choice.options)]
-        try:
-            record.max_rel_error = max(output_errors(outputs, self._reference).values())
-        except SmartMemError as error:
-            record.fail(f"wrong: {error}")
-            return
-        if record.max_rel_error > tolerance:
-            record.fail(
-                f"wrong: relative error {record.max_rel_error:.2g} is above {tolerance:.0e}"
-            )
+        error, wrong = compare(choice, self._settings.dtype, outputs, self._reference)
+        if error is not None:
+            record.max_rel_error = max(error, record.max_rel_error or 0.0)
+        if wrong is not None:
+            record.fail(wrong)
 
     def _take_turns(self) -> None:
         """Time the loaded runners in alternation."""
@@ -241,22 +257,6 @@ class _Rounds:
             valid = record.status == "ok" and ours is not None and ours.status == "ok"
             if label != OURS and valid and times.get(OURS):
                 record.ratio = statistics.median(times[OURS]) / statistics.median(values)
-
-    def _note_memory(self, label: str, worker: Worker) -> None:
-        if label in self.records:
-            self.records[label].peak_memory_mib = round(worker.peak_memory / _MIB, 1)
-
-
-def _case(choice: Choice | None, source: str, settings: Settings, folder: Path) -> dict[str, Any]:
-    return {
-        "folder": str(folder),
-        "source": source,
-        "threads": settings.threads,
-        "device": settings.device,
-        "opencl_device": settings.opencl_device,
-        "dtype": settings.dtype,
-        "options": dict(choice.options) if choice is not None else {},
-    }
 
 
 def _latency(times: list[float]) -> dict[str, float]:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from .markdown import NONE, fraction, latency, launches, mebibytes, ratio, table
+from .plots import FULL, Plot
 from .results import Document, Record, geomean_ratios, roofline
 from .runners import OURS
 
 # A load above this many times the runners' threads means that others were at work.
 _DISTURBED = 1.5
 NOTHING_YET = "There are no results yet.\n"
+NO_PLOTS = (
+    "No plots: they are drawn where matplotlib is installed (`pip install 'smartmem-tvm[bench]'`)."
+    "\n"
+)
 
 _PAPER_RUNNERS = ("MNN", "TVM", "DNNFusion", "SmartMem")
+# What of ours stands for a runner of the paper.
+_COUNTERPARTS = (("tvm", "TVM"), ("tvm-adreno", "TVM"), ("mnn", "MNN"))
 
 
-def render(documents: Mapping[str, Document], paper: Mapping[str, Any]) -> str:
+def render(
+    documents: Mapping[str, Document],
+    paper: Mapping[str, Any],
+    plots: Mapping[str, Mapping[str, Plot]] | None = None,
+) -> str:
     """Write the page.
 
     Parameters
@@ -24,58 +36,202 @@ def render(documents: Mapping[str, Document], paper: Mapping[str, Any]) -> str:
         Results by the name of their file.
     paper : Mapping[str, Any]
         ``source``, ``setting`` and ``models``: by our name ``operators_after`` and ``latency_ms``.
+    plots : Mapping[str, Mapping[str, Plot]], optional
+        By the name of the results file what is drawn of it, by address from the page.
     """
     if not documents:
         return NOTHING_YET
     parts = [
         "Latencies are medians of inferences that took turns with the other runners', the spread "
         "is in brackets. A ratio is our latency over the peer's in the same rounds: below 1, ours "
-        "is faster. What was wrong or failed enters no ratio.\n",
+        "is faster. What was wrong or failed enters no ratio and no roofline fraction.\n",
         f"The paper's columns are from {paper['source']}; its latencies are from a phone "
-        f"({paper['setting']}) and stand next to ours for their proportions only.\n",
+        f"({paper['setting']}) and stand next to ours for their proportions only. Its "
+        "models are those of size full.\n",
     ]
     for file, document in documents.items():
-        parts.append(_section(file, document, paper))
+        drawn = (plots or {}).get(file, {})
+        parts.append(_Section(file, document, paper, drawn).text())
     return "\n".join(parts)
 
 
-def _section(file: str, document: Document, paper: Mapping[str, Any]) -> str:
-    records = document.records()
-    runners = list(dict.fromkeys(record.runner for record in records))
-    by_model: dict[tuple[str, str], dict[str, Record]] = {}
-    for record in records:
-        by_model.setdefault((record.model, record.size), {})[record.runner] = record
-    parts = [
-        f"## Size {document.settings['size']}: {file}\n",
-        _circumstances(document),
-        "```console\n$ " + _command(document) + "\n```\n",
-        "### Latency in ms\n",
-        _latencies(by_model, runners, document),
-        "### Kernels\n",
-        _kernels(by_model, runners, document, paper),
-    ]
-    means = geomean_ratios(records)
-    if means:
-        rows = [[name, f"{m['ratio']:.3f}", f"{m['models']:.0f}"] for name, m in means.items()]
-        parts += [
-            "### Our latency over each peer's, geometric mean\n",
-            _table(["runner", "ratio", "models"], rows),
+class _Section:
+    """One results file."""
+
+    def __init__(
+        self, file: str, document: Document, paper: Mapping[str, Any], plots: Mapping[str, Plot]
+    ) -> None:
+        self._file = file
+        self._document = document
+        self._paper = paper
+        self._plots = plots
+        self._records = document.records()
+        self._runners = list(dict.fromkeys(record.runner for record in self._records))
+        self._models: dict[str, dict[str, Record]] = {}
+        for record in self._records:
+            row = self._models.setdefault(f"{record.model}/{record.size}", {})
+            row[record.runner] = record
+
+    def text(self) -> str:
+        parts = [
+            f"## Size {self._document.settings['size']}: {self._file}\n",
+            circumstances(self._document),
+            "```console\n$ " + command(self._document) + "\n```\n",
+            self._pictures(),
         ]
-    compared = _against_paper(by_model, paper)
-    if compared:
-        parts += ["### Proportions next to the paper's\n", compared]
-    failures = [
-        f"- {record.model} on {record.runner}: {record.failed}"
-        for record in records
-        if record.failed is not None
-    ]
-    failures += [f"- {entry['runner']} skipped: {entry['reason']}" for entry in document.skipped]
-    if failures:
-        parts += ["### Wrong, failed or skipped\n", "\n".join(failures) + "\n"]
-    return "\n".join(parts)
+        if any(record.latency_ms is not None for record in self._records):
+            parts += ["### Latency in ms\n", self._latencies()]
+            peers = [name for name in self._runners if name != OURS]
+            if peers:
+                parts += ["### Our latency over each peer's\n", self._ratios(peers)]
+        if any(self._least_ms(model) is not None for model in self._models):
+            parts += ["### Roofline fraction\n", self._fractions()]
+        parts += ["### Kernels\n", self._kernels(), "### Traffic\n", self._traffic()]
+        parts += self._textures()
+        compared = self._against_paper()
+        if compared:
+            parts += ["### Proportions next to the paper's\n", compared]
+        failures = [
+            f"- {record.model}/{record.size} on {record.runner}: {record.failed}"
+            for record in self._records
+            if record.failed is not None
+        ]
+        skipped = [f"- {entry['runner']} skipped: {entry['reason']}" for entry in
+                   self._document.skipped]  # fmt: skip
+        if failures or skipped:
+            parts += ["### Wrong, failed or skipped\n", "\n".join(failures + skipped) + "\n"]
+        return "\n".join(parts)
+
+    def _pictures(self) -> str:
+        if not self._plots:
+            return NO_PLOTS
+        return "\n".join(f"![{plot.title}]({file})\n" for file, plot in self._plots.items())
+
+    def _table(
+        self,
+        runners: list[str],
+        cell: Callable[[str, Record | None], str],
+        paper: Callable[[Mapping[str, Any]], list[str]] | None = None,
+        paper_columns: tuple[str, ...] = (),
+        own: Mapping[str, Callable[[Mapping[str, Any]], str]] | None = None,
+    ) -> str:
+        """A row per model: its figures, a cell per runner, the paper's columns."""
+        columns = own or {}
+        header = ["model", *columns, *runners, *(f"paper: {name}" for name in paper_columns)]
+        rows = []
+        for model, records in self._models.items():
+            facts = self._document.models[model]["facts"]
+            row = [model, *(write(facts) for write in columns.values())]
+            row += [cell(model, records.get(runner)) for runner in runners]
+            if paper is not None:
+                published = self._paper["models"].get(model.partition("/")[0])
+                row += [NONE] * len(paper_columns) if published is None else paper(published)
+            rows.append(row)
+        return table(header, rows)
+
+    def _latencies(self) -> str:
+        return self._table(
+            self._runners,
+            lambda _, record: latency(record),
+            lambda published: [f"{published['latency_ms'][name]:g}" for name in _PAPER_RUNNERS],
+            _PAPER_RUNNERS,
+            {"GMACs": lambda facts: _figure(facts.get("macs_g"))},
+        )
+
+    def _ratios(self, peers: list[str]) -> str:
+        text = self._table(peers, lambda _, record: ratio(record))
+        means = geomean_ratios(self._records)
+        row = ["**geometric mean**"]
+        for peer in peers:
+            mean = means.get(peer)
+            row.append(NONE if mean is None else f"{mean['ratio']:.3f} ({mean['models']:.0f})")
+        return text + "| " + " | ".join(row) + " |\n"
+
+    def _fractions(self) -> str:
+        return self._table(
+            self._runners, lambda model, record: fraction(record, self._least_ms(model))
+        )
+
+    def _least_ms(self, model: str) -> float | None:
+        return roofline(self._document.models[model]["facts"], self._document.probes)
+
+    def _kernels(self) -> str:
+        counted = self._with("kernels")
+        columns = ("operators", *_PAPER_RUNNERS)
+        text = self._table(
+            counted,
+            lambda _, record: launches(record),
+            lambda published: [
+                str(published["operators"]),
+                *(str(published["operators_after"][name]) for name in _PAPER_RUNNERS),
+            ],
+            columns,
+            {"operators": lambda facts: str(facts.get("operators", NONE))},
+        )
+        return f"Device launches of one inference, of them those that only move data.\n\n{text}"
+
+    def _traffic(self) -> str:
+        text = self._table(
+            self._with("footprint_bytes"),
+            lambda _, record: mebibytes(None if record is None else record.footprint_bytes),
+            own={"compulsory": lambda facts: mebibytes(facts.get("compulsory_bytes"))},
+        )
+        return (
+            "MiB of one inference. Compulsory: inputs, parameters and outputs, each once. Per "
+            "runner the footprint: unique bytes that each launch reads and writes, summed over "
+            f"the launches.\n\n{text}"
+        )
+
+    def _textures(self) -> list[str]:
+        """How many kernels of TVM's texture pipeline use textures at all."""
+        told = {
+            model: record.details
+            for model, records in self._models.items()
+            for record in records.values()
+            if record.runner == "tvm-adreno" and "image_arguments" in record.details
+        }
+        if not told:
+            return []
+        rows = [[m, str(d["image_kernels"]), str(d["image_arguments"])] for m, d in told.items()]
+        without = [model for model, details in told.items() if not details["image_arguments"]]
+        sentence = (
+            "TVM's texture pipeline places textures around 2-D convolutions whose channels it can "
+            "pack in fours, and nowhere else."
+        )
+        if without:
+            sentence += f" It places none in {', '.join(without)}: these run from buffers."
+        header = ["model", "kernels with images", "image arguments"]
+        return ["### Textures that tvm-adreno places\n", f"{sentence}\n\n{table(header, rows)}"]
+
+    def _against_paper(self) -> str | None:
+        """Our ratio to TVM and MNN next to SmartMem's in the paper."""
+        rows = []
+        for model, records in self._models.items():
+            name, _, size = model.partition("/")
+            published = self._paper["models"].get(name)
+            if published is None or size != FULL:
+                continue
+            times = published["latency_ms"]
+            row = [model]
+            for runner, theirs in _COUNTERPARTS:
+                row += [ratio(records.get(runner)), f"{times['SmartMem'] / times[theirs]:.3f}"]
+            if row[1::2] != [NONE] * len(_COUNTERPARTS):
+                rows.append(row)
+        if not rows:
+            return None
+        header = ["model"]
+        for runner, theirs in _COUNTERPARTS:
+            header += [runner, f"paper: {theirs}"]
+        return table(header, rows)
+
+    def _with(self, figure: str) -> list[str]:
+        """Runners for which a figure is known of any model."""
+        known = {r.runner for r in self._records if getattr(r, figure) is not None}
+        return [runner for runner in self._runners if runner in known]
 
 
-def _circumstances(document: Document) -> str:
+def circumstances(document: Document) -> str:
+    """Machine, device, versions, commit, and what speaks against the figures."""
     machine = document.environment["machine"]
     device = document.environment["opencl_device"]
     lines = [
@@ -83,19 +239,22 @@ def _circumstances(document: Document) -> str:
         f"{machine['memory_gib']} GiB; {document.settings['threads']} threads per runner"
     ]
     if device is not None:
-        lines.append(f"- OpenCL: {device['platform']}, {device['name']}, driver {device['driver']}")
+        remote = f", behind RPC key {device['rpc']}" if "rpc" in device else ""
+        lines.append(
+            f"- OpenCL: {device['platform']}, {device['name']}, driver {device['driver']}{remote}"
+        )
     versions = document.environment["versions"].items()
     lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in versions))
     commits = dict.fromkeys(str(entry["commit"]) for entry in document.models.values())
     lines.append(f"- commit: {', '.join(commits)}")
-    loads = [entry["load_average"] for entry in document.models.values()]
+    loads = [entry["load_average"] for entry in document.models.values() if entry["measured"]]
     if loads:
         lines.append(f"- load average after each model: {min(loads):.1f} to {max(loads):.1f}")
         if max(loads) > _DISTURBED * document.settings["threads"]:
             lines.append(
                 "- **disturbed**: other work ran on the machine. Latencies, ratios and roofline "
-                "fractions below are no basis for claims; kernels and errors are not affected. "
-                "Measure again on an idle machine"
+                "fractions below are no basis for claims; kernels, traffic and errors are not "
+                "affected. Measure again on an idle machine"
             )
     peak = document.probes.get("numpy-gemm", {}).get("rate")
     bandwidth = document.probes.get("copy-bandwidth", {}).get("rate")
@@ -106,12 +265,16 @@ def _circumstances(document: Document) -> str:
             "the least time that these allow for the model's operations and compulsory traffic, "
             "over the latency"
         )
+    only = [name for name, entry in document.models.items() if not entry["measured"]]
+    if only:
+        lines.append(f"- prepared and not measured: {', '.join(only)}")
     if not document.complete:
-        lines.append("- the run was interrupted: models are missing")
+        lines.append("- the run was not finished: models or latencies are missing")
     return "\n".join(lines) + "\n"
 
 
-def _command(document: Document) -> str:
+def command(document: Document) -> str:
+    """Command line that measures the same."""
     settings = document.settings
     models = ",".join(name for name in document.models if not name.endswith("/file"))
     words = ["smartmem bench", f"--models {models}", f"--size {settings['size']}"]
@@ -121,115 +284,14 @@ def _command(document: Document) -> str:
     words.append(f"--repeats {settings['repeats']}")
     for option, default in (("device", "auto"), ("dtype", "float32"), ("threads", 2)):
         if settings[option] != default:
-            words.append(f"--{option} {settings[option]}")
-    if settings["opencl_device"] is not None:
-        words.append(f"--opencl-device {settings['opencl_device']}")
+            words.append(f"--{option} {str(settings[option]).partition('@')[0]}")
+    for option in ("opencl_device", "host"):
+        if settings[option] is not None:
+            words.append(f"--{option.replace('_', '-')} {settings[option]}")
+    if settings["rpc"] is not None:
+        words.append(f"--rpc HOST:PORT --key {settings['rpc']}")
     return " ".join(words)
 
 
-def _latencies(
-    by_model: Mapping[tuple[str, str], Mapping[str, Record]],
-    runners: Sequence[str],
-    document: Document,
-) -> str:
-    header = ["model", "GMACs"]
-    for runner in runners:
-        header += [runner, "roofline"] if runner == OURS else [runner, "ratio"]
-    rows = []
-    for (model, size), records in by_model.items():
-        facts = document.models[f"{model}/{size}"]["facts"]
-        macs = facts.get("macs_g")
-        row = [f"{model}/{size}", "–" if macs is None else f"{macs:.3g}"]
-        for runner in runners:
-            record = records.get(runner)
-            row.append(_latency(record))
-            if runner == OURS:
-                row.append(_fraction(record, roofline(facts, document.probes)))
-            else:
-                ratio = None if record is None else record.ratio
-                row.append("–" if ratio is None else f"{ratio:.3f}")
-        rows.append(row)
-    return _table(header, rows)
-
-
-def _kernels(
-    by_model: Mapping[tuple[str, str], Mapping[str, Record]],
-    runners: Sequence[str],
-    document: Document,
-    paper: Mapping[str, Any],
-) -> str:
-    counted = [
-        runner
-        for runner in runners
-        if any(r.get(runner) and r[runner].kernels is not None for r in by_model.values())
-    ]
-    header = ["model", "operators", *counted]
-    header += [f"paper: {name}" for name in ("operators", *_PAPER_RUNNERS)]
-    rows = []
-    for (model, size), records in by_model.items():
-        facts = document.models[f"{model}/{size}"]["facts"]
-        row = [f"{model}/{size}", str(facts.get("operators", "–"))]
-        row += [_launches(records.get(runner)) for runner in counted]
-        published = paper["models"].get(model)
-        if published is None:
-            row += ["–"] * (1 + len(_PAPER_RUNNERS))
-        else:
-            after = published["operators_after"]
-            row += [str(published["operators"]), *(str(after[name]) for name in _PAPER_RUNNERS)]
-        rows.append(row)
-    return "Device launches of one inference, of them those that only move data.\n\n" + _table(
-        header, rows
-    )
-
-
-def _against_paper(
-    by_model: Mapping[tuple[str, str], Mapping[str, Record]], paper: Mapping[str, Any]
-) -> str | None:
-    """Our ratio to TVM and MNN next to SmartMem's in the paper."""
-    rows = []
-    for (model, size), records in by_model.items():
-        published = paper["models"].get(model)
-        if published is None:
-            continue
-        times = published["latency_ms"]
-        row = [f"{model}/{size}"]
-        for runner, theirs in (("tvm", "TVM"), ("tvm-adreno", "TVM"), ("mnn", "MNN")):
-            record = records.get(runner)
-            ratio = None if record is None else record.ratio
-            row.append("–" if ratio is None else f"{ratio:.3f}")
-            row.append(f"{times['SmartMem'] / times[theirs]:.3f}")
-        if row[1::2] != ["–"] * 3:
-            rows.append(row)
-    if not rows:
-        return None
-    header = ["model", "tvm", "paper: TVM", "tvm-adreno", "paper: TVM", "mnn (CPU)", "paper: MNN"]
-    return _table(header, rows)
-
-
-def _latency(record: Record | None) -> str:
-    if record is None:
-        return "–"
-    mark = {"ok": "", "wrong": " **wrong**", "failed": "**failed**"}[record.status]
-    if record.latency_ms is None:
-        return mark or "–"
-    low, middle, high = (record.latency_ms[name] for name in ("min", "median", "max"))
-    digits = 2 if middle < 100 else 0
-    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
-
-
-def _fraction(record: Record | None, least_ms: float | None) -> str:
-    if record is None or record.latency_ms is None or least_ms is None:
-        return "–"
-    return f"{least_ms / record.latency_ms['median']:.1%}"
-
-
-def _launches(record: Record | None) -> str:
-    if record is None or record.kernels is None:
-        return "–"
-    layout = "?" if record.layout_kernels is None else str(record.layout_kernels)
-    return f"{record.kernels}, {layout}"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+def _figure(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 
 from ..errors import ModelError
 from .arrays import write_arrays
-from .runners.base import Case, Loaded, Runner
+from .runners.base import Case, Facts, Runner
 
 INPUTS = "inputs.npz"
 REFERENCE = "reference.npz"
@@ -26,8 +27,11 @@ _LARGEST_FILE = 1 << 30
 class Prepare(Runner):
     """Loads a model once and leaves its files in the case's folder."""
 
-    def load(self, case: Case) -> Loaded:
+    PARTS: ClassVar[tuple[str, ...]] = (*("frontend", "zoo", "bench.prepare", "analysis.traffic"),)
+
+    def prepare(self, case: Case) -> Facts:
         """Write the files; the details are the model's figures."""
+        from ..analysis.traffic import compulsory
         from ..frontend import import_model, random_inputs, reference_outputs
 
         imported = import_model(case.source)
@@ -39,8 +43,13 @@ class Prepare(Runner):
         _write_model(imported.onnx_model, case.model, weights)
         write_arrays(case.folder / INPUTS, inputs)
         write_arrays(case.folder / REFERENCE, outputs)
-        moved = sum(value.nbytes for value in (*inputs.values(), *outputs.values()))
-        return Loaded(details={**_figures(case.source), "compulsory_bytes": weights + moved})
+        return Facts(
+            details={
+                **_figures(case.source),
+                # As imported: a pass may copy or fold parameters.
+                "compulsory_bytes": compulsory(imported.mod).total,
+            }
+        )
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Nothing: the reference is in its file."""
@@ -66,7 +75,7 @@ def _figures(source: str) -> dict[str, object]:
 
 
 def _write_model(model: onnx.ModelProto, path: Path, weights: int) -> None:
-    external = {}
+    external: dict[str, Any] = {}
     if weights > _LARGEST_FILE:
         external = {
             "save_as_external_data": True,

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import psutil
 
@@ -81,6 +81,9 @@ class Worker:
                 # A group of its own: compilers that it starts stop and end with it.
                 start_new_session=True,
             )
+        # Both exist: they were asked for.
+        self._requests = cast(IO[bytes], self._process.stdin)
+        self._replies = cast(IO[bytes], self._process.stdout)
         self._watched = psutil.Process(self._process.pid)
         self._family = [self._watched]
         self._look_again = 0.0
@@ -120,7 +123,7 @@ class Worker:
             self._signal(signal.SIGKILL)
         self._process.wait()
         self.memory = 0
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._requests, self._replies):
             try:
                 stream.close()
             except BrokenPipeError:  # an unsent rest of a request
@@ -128,13 +131,13 @@ class Worker:
 
     def _send(self, fields: dict[str, Any]) -> None:
         try:
-            self._process.stdin.write(json.dumps(fields).encode() + b"\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps(fields).encode() + b"\n")
+            self._requests.flush()
         except BrokenPipeError:
             pass  # the process has ended: waiting for its reply says how
 
     def _receive(self, start: float) -> bytes:
-        pipe = self._process.stdout.fileno()
+        pipe = self._replies.fileno()
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([pipe], [], [], _POLL_S)
             if ready:

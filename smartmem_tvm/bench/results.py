@@ -2,11 +2,14 @@
 
 ::
 
-    {"schema": 1, "complete": false, "settings": {…}, "environment": {…}, "skipped": [{…}],
-     "probes": {"numpy-gemm": {…}}, "models": {"swin": {"commit": …, "facts": {…}, "records": […]}}}
+    {"schema": 2, "complete": false, "settings": {…}, "environment": {…}, "skipped": [{…}],
+     "probes": {"numpy-gemm": {…}},
+     "models": {"swin/full": {"measured": true, "code": …, "commit": …, "facts": {…},
+                              "records": […]}}}
 
-A run with the same settings in the same environment goes on from an incomplete file. Models that
-were measured at another commit are measured again.
+A model that is only prepared has its kernels, traffic and errors, and no latencies. A run with the
+same settings in the same environment goes on from an incomplete file; models that were measured
+with other code are measured again.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any
 from ..errors import SmartMemError
 from ..report import json_text
 
-SCHEMA = 1
+SCHEMA = 2
 _ROW = ("model", "size", "runner", "latency_ms", "kernels", "max_rel_error", "failed")
 
 
@@ -38,6 +41,8 @@ class Record:
         ``median``, ``min``, ``max`` and the number ``n`` of inferences that were timed.
     times_ms : list[float]
         Every one of them, in order.
+    footprint_bytes : int, optional
+        Unique bytes that each launch reads and writes, summed over the launches of one inference.
     failed : str, optional
         Why the row does not count: ``KIND: sentence`` with a kind of ``wrong``, ``error``,
         ``crash``, ``time`` or ``memory``.
@@ -53,9 +58,11 @@ class Record:
     times_ms: list[float] = field(default_factory=list)
     kernels: int | None = None
     layout_kernels: int | None = None
+    footprint_bytes: int | None = None
     max_rel_error: float | None = None
     failed: str | None = None
     ratio: float | None = None
+    prepare_s: float | None = None
     load_s: float | None = None
     peak_memory_mib: float | None = None
     details: dict[str, Any] = field(default_factory=dict)

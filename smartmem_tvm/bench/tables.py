@@ -34,7 +34,10 @@ def _measurements(records: list[Record]) -> Table:
     table = Table(title="Latency in ms, one inference", title_justify="left")
     for name in ("model", "size", "runner"):
         table.add_column(name)
-    for name in ("median", "min", "max", "n", "kernels", "layout", "max. error", "smartmem ÷ it"):
+    for name in (
+        *("median", "min", "max", "n", "kernels", "layout"),
+        *("traffic MiB", "max. error", "smartmem ÷ it"),
+    ):
         table.add_column(name, justify="right")
     previous = None
     for record in records:
@@ -48,6 +51,7 @@ def _measurements(records: list[Record]) -> Table:
             *_latency(record),
             _count(record.kernels),
             _count(record.layout_kernels),
+            _mebibytes(record.footprint_bytes),
             _error(record),
             _verdict(record),
         )
@@ -71,12 +75,16 @@ def _latency(record: Record) -> tuple[str, str, str, str]:
         return ("–", "–", "–", "–")
     figures = record.latency_ms
     digits = 3 if figures["median"] < 10 else 1
-    values = (f"{figures[name]:.{digits}f}" for name in ("median", "min", "max"))
-    return (*values, f"{figures['n']:.0f}")  # type: ignore[return-value]
+    middle, low, high = (f"{figures[name]:.{digits}f}" for name in ("median", "min", "max"))
+    return middle, low, high, f"{figures['n']:.0f}"
 
 
 def _count(value: int | None) -> str:
     return "–" if value is None else str(value)
+
+
+def _mebibytes(count: int | None) -> str:
+    return "–" if count is None else f"{count / 2**20:.1f}"
 
 
 def _error(record: Record) -> str:

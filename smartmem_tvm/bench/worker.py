@@ -2,7 +2,8 @@
 
 Requests and replies are lines of JSON on stdin and stdout::
 
-    {"do": "load", "case": {…}}       {"ok": true, "kernels": 112, …}
+    {"do": "prepare", "case": {…}}    {"ok": true, "kernels": 112, …}
+    {"do": "load", "case": {…}}       {"ok": true, …}
     {"do": "outputs", "file": PATH}   {"ok": true, "ms": 98.0}
     {"do": "run", "untimed": 1}       {"ok": true, "ms": 97.2}
     {"do": "quit"}
@@ -18,13 +19,14 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from .arrays import read_arrays, write_arrays
 from .prepare import INPUTS, REFERENCE
 from .runners import load_class
-from .runners.base import Case, Runner, milliseconds
+from .runners.base import Case, RpcAddress, Runner, milliseconds
 
 _PR_SET_PDEATHSIG = 1
 
@@ -50,14 +52,9 @@ def main(entry: str, parent: int) -> int:
 
 
 def _serve(runner: Runner, request: dict[str, Any]) -> dict[str, Any]:
-    if request["do"] == "load":
-        loaded = runner.load(_case(request["case"]))
-        return {
-            "kernels": loaded.kernels,
-            "layout_kernels": loaded.layout_kernels,
-            "work": loaded.work,
-            "details": dict(loaded.details),
-        }
+    if request["do"] in ("prepare", "load"):
+        case = _case(request["case"])
+        return asdict(runner.prepare(case) if request["do"] == "prepare" else runner.load(case))
     if request["do"] == "outputs":
         values: dict[str, Any] = {}
         ms = milliseconds(lambda: values.update(runner.outputs()))
@@ -71,15 +68,18 @@ def _serve(runner: Runner, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _case(fields: dict[str, Any]) -> Case:
-    folder = Path(fields.pop("folder"))
-    threads = fields["threads"]
+    fields = dict(fields)
+    folder, artefacts = Path(fields.pop("folder")), Path(fields.pop("artefacts"))
     allowed = sorted(os.sched_getaffinity(0))
     # Before any framework starts threads, so that all have the same processors.
-    os.sched_setaffinity(0, allowed[:threads])
-    if (folder / INPUTS).exists():
+    os.sched_setaffinity(0, allowed[: fields["threads"]])
+    if fields.get("rpc") is not None:
+        fields["rpc"] = RpcAddress(**fields["rpc"])
+    fields["disable"] = tuple(fields.get("disable", ()))
+    if (folder / REFERENCE).exists():
         fields["inputs"] = read_arrays(folder / INPUTS)
         fields["output_names"] = tuple(read_arrays(folder / REFERENCE))
-    return Case(folder=folder, **fields)
+    return Case(folder=folder, artefacts=artefacts, **fields)
 
 
 def _reply(stream: IO[str], value: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ from . import options
 if TYPE_CHECKING:
     from ..bench.harness import Watcher
     from ..bench.results import Document, Record
+    from ..bench.runners import RpcAddress
+    from ..bench.settings import Settings
 
 _GIB = 1 << 30
 
@@ -36,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tvm-adreno, onnxruntime, mnn, openvino, numpy-gemm, copy-bandwidth",
     )
     parser.add_argument(
+        "--ablate",
+        default="",
+        metavar="A,B",
+        help="also measure this package without a part of it: A makes the runner smartmem-no-A, "
+        "A+B one without both; an unknown name lists those that exist",
+    )
+    parser.add_argument(
         "--repeats",
         type=int,
         default=5,
@@ -48,7 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="results file, written after every model; an interrupted run with the same settings "
         "goes on from it (default: smartmem-bench-SIZE.json)",
     )
-    parser.add_argument("--fresh", action="store_true", help="do not go on from an interrupted run")
+    parser.add_argument(
+        "--prepare-only",
+        action="store_true",
+        help="compile, count and compare, and measure nothing: the same command without this "
+        "option then only measures, on a machine that should be idle",
+    )
+    parser.add_argument(
+        "--work",
+        metavar="FOLDER",
+        help="folder for what is compiled, kept for later runs (default: the results file's name "
+        "with .work)",
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="do not go on from an interrupted run and compile everything again",
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--time-limit",
@@ -66,14 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--threads", type=int, default=2, help="processors for each runner (default: 2)"
     )
+    options.add_host(parser)
     options.add_common(parser)
+    options.add_rpc(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure; exit code 1 when this package failed or was wrong on a model."""
-    from ..bench.harness import Settings, choose_models
     from ..bench.harness import run as measure
-    from ..bench.runners import OURS, parse_choices
+    from ..bench.runners import ABLATED, OURS, parse_choices
+    from ..bench.settings import Settings, choose_models
 
     for name, value, least in (
         ("--repeats", args.repeats, 1),
@@ -84,20 +111,35 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not value >= least:
             raise SmartMemError(f"{name} {value:g} is too small: at least {least:g}.")
     models = choose_models(_names(args.models or ""), args.size)
+    ablated = [f"{ABLATED}{name}" for name in _names(args.ablate)]
+    choices = parse_choices([*_names(args.against), *ablated])
+    output = Path(args.output or f"smartmem-bench-{args.size}.json")
+    rpc, servers = _rpc(args)
     settings = Settings(
         models=models,
-        choices=tuple(parse_choices(_names(args.against))),
+        choices=tuple(choices),
+        work=Path(args.work or output.with_suffix(".work")).absolute(),
         repeats=args.repeats,
         device=args.device,
         opencl_device=args.opencl_device,
         dtype=args.dtype,
+        host=args.host,
+        linker=args.linker,
+        rpc=rpc,
+        servers=servers,
         threads=min(args.threads, os.cpu_count() or 1),
         time_limit_s=args.time_limit,
         memory_limit=int((args.memory_limit or 0) * _GIB),
     )
-    output = Path(args.output or f"smartmem-bench-{args.size}.json")
     with _watcher() as watcher:
-        document = measure(settings, args.size, output, watcher, fresh=args.fresh)
+        document = measure(
+            settings,
+            args.size,
+            output.absolute(),
+            watcher,
+            fresh=args.fresh,
+            prepare_only=args.prepare_only,
+        )
     asked = {(model.name, model.size) for model in models}
     records = [each for each in document.records() if (each.model, each.size) in asked]
     _show(args, document, records, settings, output)
@@ -105,7 +147,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(record.status == "ok" for record in ours) else 1
 
 
-def _show(args, document: Document, records: list[Record], settings, output: Path) -> None:
+def _show(
+    args: argparse.Namespace,
+    document: Document,
+    records: list[Record],
+    settings: Settings,
+    output: Path,
+) -> None:
     from ..bench.results import geomean_ratios
     from ..bench.tables import result_tables
 
@@ -138,6 +186,19 @@ def _show(args, document: Document, records: list[Record], settings, output: Pat
             "results": str(output),
         }
     )
+
+
+def _rpc(args: argparse.Namespace) -> tuple[RpcAddress | None, int | None]:
+    """Address of ``--rpc`` and ``--key`` and the number of its servers; None without them."""
+    # The session is closed again: each runner opens one from its own process.
+    with options.remote(args) as remote:
+        if remote is None:
+            return None, None
+    from ..bench.remote import count_servers
+    from ..bench.runners import RpcAddress
+
+    address = RpcAddress(args.rpc, args.key, args.rpc_timeout)
+    return address, count_servers(address)
 
 
 def _names(text: str) -> list[str]:
@@ -201,4 +262,6 @@ class _Bar:
 def _brief(record: Record) -> str:
     if record.failed is not None:
         return f"{record.runner} {record.failed.partition(':')[0]}"
+    if record.latency_ms is None:
+        return f"{record.runner} prepared"
     return f"{record.runner} {record.latency_ms['median']:.2f} ms"

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="leave a mechanism of the pipeline out (eliminate, merge, fuse, simplify); may be given "
-        "several times",
+        help="leave a mechanism of the pipeline out (eliminate, merge, fuse, simplify); may be "
+        "given several times",
     )
 
 

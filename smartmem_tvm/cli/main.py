@@ -14,13 +14,14 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import SmartMemError
-from . import bench, check, compile, devices, explain, run, zoo
+from . import bench, check, compile, devices, explain, run, traffic, zoo
 
 COMMANDS: dict[str, ModuleType] = {
     "compile": compile,
     "run": run,
     "check": check,
     "explain": explain,
+    "traffic": traffic,
     "bench": bench,
     "devices": devices,
     "zoo": zoo,

@@ -50,9 +50,9 @@ def import_model(source: Source, *, shapes: Mapping[str, Shape] | None = None) -
     if isinstance(source, str) and source.startswith(ZOO):
         name, _, size = source.removeprefix(ZOO).partition("/")
         size = size or zoo.DEFAULT_SIZE
-        return import_onnx(zoo.load(name, size), f"{name}-{size}", shapes)
+        return import_onnx(zoo.load(name, size), f"{name}-{size}", shapes, take_over=True)
     if isinstance(source, str | Path):
-        return import_onnx(read_onnx(source), Path(source).stem, shapes)
+        return import_onnx(read_onnx(source), Path(source).stem, shapes, take_over=True)
     if isinstance(source, onnx.ModelProto):
         return import_onnx(source, source.graph.name or "model", shapes)
     if isinstance(source, tvm.IRModule):

@@ -9,7 +9,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from ..errors import ModelError
 
-_STANDARD = {"", "ai.onnx"}
+STANDARD = {"", "ai.onnx"}
+"""Names of the domain of ONNX's own operators."""
 _CONTRIB = "com.microsoft"
 _CONTRIB_ONLY = {
     "Attention",
@@ -41,7 +42,7 @@ def check_operators(graph: onnx.GraphProto) -> None:
     known |= {"Constant", "If"}
     first: dict[tuple[str, str], onnx.NodeProto] = {}
     for node in nodes(graph):
-        if node.domain in _STANDARD:
+        if node.domain in STANDARD:
             supported = node.op_type in known - _CONTRIB_ONLY
         else:
             supported = node.domain == _CONTRIB and (

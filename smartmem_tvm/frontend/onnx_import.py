@@ -17,15 +17,15 @@ from collections.abc import Mapping
 import onnx
 import onnx.inliner
 import tvm
-from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
+from tvm.relax.frontend.onnx import onnx_frontend
 
 from ..errors import ModelError
 from .folding import fold_shapes, needs_folding
 from .model import ImportedModel, count_operators, fold, input_specs, output_specs
 from .onnx_file import check_complete
-from .onnx_graph import check_operators, describe, index_bounds
+from .onnx_graph import STANDARD, check_operators, describe, index_bounds
 from .shapes import Shape, apply_shapes, check_declared_inputs, graph_inputs, symbols
-from .weights import attach_weights, detach_weights
+from .weights import attach_weights, detach_weights, replace_graph
 
 _CONVERSION_ERRORS = (
     AssertionError,
@@ -40,22 +40,29 @@ _CONVERSION_ERRORS = (
 
 
 def import_onnx(
-    model: onnx.ModelProto, name: str, shapes: Mapping[str, Shape] | None = None
+    model: onnx.ModelProto,
+    name: str,
+    shapes: Mapping[str, Shape] | None = None,
+    *,
+    take_over: bool = False,
 ) -> ImportedModel:
     """Convert a model whose weights are loaded.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Left as it is.
+        Left as it is, unless `take_over`.
     name : str
         The name of the result; messages use it too.
     shapes : mapping of str to tuple, optional
         Shapes by input name, which replace the declared ones. Inputs that are not named, and
         extents given as a string, stay as declared.
+    take_over : bool
+        The caller does not need `model` any more: it becomes the result's `onnx_model`, which
+        saves a copy of the weights.
     """
     check_complete(model, f"'{name}'")
-    prepared = _prepare(model, name, shapes or {})
+    prepared = _prepare(model, name, shapes or {}, take_over)
     names = [value.name for value in graph_inputs(prepared.graph)]
     mod = fold(_convert_folding(prepared))
     main = mod["main"]
@@ -69,8 +76,10 @@ def import_onnx(
     )
 
 
-def _prepare(model: onnx.ModelProto, name: str, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
-    """Check, inline local functions and set the input shapes; a copy that shares no fields."""
+def _prepare(
+    model: onnx.ModelProto, name: str, shapes: Mapping[str, Shape], take_over: bool
+) -> onnx.ModelProto:
+    """Check, inline local functions and set the input shapes; in a copy unless taken over."""
     check_declared_inputs(model.graph, shapes)
     bare, weights = detach_weights(model)
     if bare.functions:
@@ -82,9 +91,13 @@ def _prepare(model: onnx.ModelProto, name: str, shapes: Mapping[str, Shape]) -> 
         onnx.checker.check_model(_with_shape_fields(bare))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"'{name}' is no valid ONNX model: {error}") from error
-    attach_weights(bare, weights)
-    apply_shapes(bare.graph, shapes)
-    return bare
+    if take_over:
+        replace_graph(model, bare, weights)
+    else:
+        attach_weights(bare, weights)
+        model = bare
+    apply_shapes(model.graph, shapes)
+    return model
 
 
 def _with_shape_fields(bare: onnx.ModelProto) -> onnx.ModelProto:
@@ -118,11 +131,17 @@ def _convert_folding(model: onnx.ModelProto) -> tvm.IRModule:
 
 
 def _convert(model: onnx.ModelProto) -> tvm.IRModule:
-    """TVM's import; it prints to the standard output and warns about what was checked here."""
+    """TVM's import; it prints to the standard output and warns about what was checked here.
+
+    Not ``from_onnx``, which has ONNX check the model again: that serialises all weights, and fails
+    on 2 GB of them.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 1)
+    importer = onnx_frontend.ONNXGraphImporter(shape_dict={}, dtype_dict=None)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return from_onnx(model, dtype_dict=None)
+            return importer.from_onnx(model.graph, opset)
     except _CONVERSION_ERRORS as error:
         node = _node_in_conversion(error)
         if node is None:

@@ -92,7 +92,9 @@ def _session(
     providers = ["CPUExecutionProvider"]
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= IN_MEMORY:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    # Declared as external data that is never opened: the values are given from memory.
+    # Declared as external data that is never opened: the values are given from memory, which
+    # onnxruntime otherwise copies into a form of its own.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     bare, weights = detach_weights(model)
     inputs = [value for value in bare.graph.input if value.name not in weights]
     del bare.graph.input[:]

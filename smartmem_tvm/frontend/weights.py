@@ -77,6 +77,31 @@ def attach_weights(bare: onnx.ModelProto, weights: dict[str, onnx.TensorProto]) 
     bare.graph.initializer.extend(tensor for name, tensor in weights.items() if name in used)
 
 
+def replace_graph(
+    model: onnx.ModelProto, bare: onnx.ModelProto, weights: dict[str, onnx.TensorProto]
+) -> None:
+    """Give `model` everything of `bare`, in place; its weights stay where they are, uncopied.
+
+    What :func:`attach_weights` would make of `bare`, but for the order of the initializers.
+    """
+    used = used_names(bare.graph)
+    for index in reversed(range(len(model.graph.initializer))):
+        name = model.graph.initializer[index].name
+        if name not in weights or name not in used:
+            del model.graph.initializer[index]
+    for target, source, kept in ((model, bare, "graph"), (model.graph, bare.graph, "initializer")):
+        for descriptor, _ in target.ListFields():
+            if descriptor.name != kept:
+                target.ClearField(descriptor.name)
+        for descriptor, value in source.ListFields():
+            if descriptor.name != kept:
+                _copy_field(target, descriptor, value)
+    model.graph.initializer.extend(bare.graph.initializer)
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+
+
 def used_names(graph: onnx.GraphProto) -> set[str]:
     """Values that a node (of a subgraph too) reads or that the graph returns."""
     names = {value.name for value in graph.output}

@@ -6,7 +6,8 @@ import onnx
 import pytest
 from small_models import mlp
 
-from smartmem_tvm.bench import harness, runners
+from smartmem_tvm.bench import harness, preparation, runners
+from smartmem_tvm.bench.settings import Settings, choose_models
 
 HERE = Path(__file__).parent
 
@@ -43,6 +44,9 @@ def fakes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.setattr(harness, "PROBES", {})
     monkeypatch.setattr(harness, "commit", lambda: "abc")
+    # Others may be editing the package while its tests run.
+    for module in (harness, preparation):
+        monkeypatch.setattr(module, "code_digest", lambda parts: "code")
     onnx.save(mlp(), "mlp.onnx")
 
     def register(**classes):
@@ -61,15 +65,23 @@ def fakes(tmp_path, monkeypatch):
 def bench(fakes, notes, tmp_path):
     """Measure mlp.onnx on registered runners: records by runner, and the document."""
 
-    def run(*labels, models=("mlp.onnx",), output="results.json", fresh=False, **settings):
+    def run(
+        *labels,
+        models=("mlp.onnx",),
+        output="results.json",
+        fresh=False,
+        prepare_only=False,
+        **settings,
+    ):
         choices = tuple(runners.parse_choices(labels))
-        chosen = harness.choose_models(list(models), "full")
+        chosen = choose_models(list(models), "full")
         document = harness.run(
-            harness.Settings(chosen, choices, **settings),
+            Settings(chosen, choices, tmp_path / "work", **settings),
             "full",
             Path(output).absolute(),
             notes,
-            fresh,
+            fresh=fresh,
+            prepare_only=prepare_only,
         )
         return {record.runner: record for record in document.records()}, document
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from smartmem_tvm.bench import preparation
 from smartmem_tvm.bench.process import Worker, WorkerFailure
 
 MIB = 1 << 20
@@ -31,7 +32,7 @@ def worker(fakes, tmp_path):
         one.close()
 
 
-CASE = {"source": "", "threads": 1}
+CASE = {"source": "", "threads": 1, "artefacts": "/nonexistent"}
 
 
 def test_failures_are_rows_and_the_rest_goes_on(fakes, bench, notes):
@@ -73,6 +74,35 @@ def test_failures_are_rows_and_the_rest_goes_on(fakes, bench, notes):
     assert set(records["smartmem"].row()) == {
         "model", "size", "runner", "latency_ms", "kernels", "max_rel_error", "failed"
     }  # fmt: skip
+
+
+def test_failures_of_the_second_phase_are_rows_too(fakes, bench):
+    fakes(later="Later", unsteady="Unsteady", fine="Right")
+    records, document = bench("later", "unsteady", "fine", repeats=2, threads=1)
+    assert "SIGSEGV" in records["later"].failed
+    assert (records["unsteady"].status, records["unsteady"].ratio) == ("wrong", None)
+    assert records["unsteady"].max_rel_error > 1e-3
+    assert records["fine"].ratio == 1.0
+    assert document.complete
+
+
+@pytest.mark.slow
+def test_a_limit_is_tried_again_where_it_is_wider(fakes, bench, monkeypatch):
+    fakes(hog="Hog")
+    tried = []
+    original = preparation._prepare_runner
+
+    def prepare(model, choice, *rest):
+        tried.append(choice.label)
+        return original(model, choice, *rest)
+
+    monkeypatch.setattr(preparation, "_prepare_runner", prepare)
+    for limit, expected in ((600, ["smartmem", "hog"]), (630, []), (700, ["hog"])):
+        tried.clear()
+        records, _ = bench("hog", repeats=2, memory_limit=limit * MIB, threads=1, fresh=False)
+        assert tried == expected
+        assert records["hog"].failed.startswith("memory: the process passed its limit of ")
+        assert records["smartmem"].failed is None
 
 
 def test_a_hang_ends_at_the_time_limit(worker):

@@ -3,13 +3,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from smartmem_tvm import zoo
+from smartmem_tvm.bench import plots
 from smartmem_tvm.bench.arrays import read_arrays, write_arrays
 from smartmem_tvm.bench.page import NOTHING_YET, render
 from smartmem_tvm.bench.results import (
@@ -41,6 +43,9 @@ def document(*records, **fields):
         entry = models.setdefault(
             f"{record.model}/{record.size}",
             {
+                "measured": record.latency_ms is not None,
+                "graph": "g",
+                "code": "c",
                 "commit": "abc",
                 "load_average": 1.0,
                 "facts": {"macs_g": 4.5, "compulsory_bytes": 120e6, "operators": 760},
@@ -60,6 +65,8 @@ def document(*records, **fields):
         "device": "auto",
         "opencl_device": None,
         "dtype": "float32",
+        "host": None,
+        "rpc": None,
         "threads": 2,
     }
     probes = {"numpy-gemm": {"rate": 200e9}, "copy-bandwidth": {"rate": 16e9}}
@@ -70,10 +77,25 @@ def times(median):
     return {"median": median, "min": median - 1, "max": median + 1, "n": 5}
 
 
-OURS = Record("swin", "full", "smartmem", latency_ms=times(90.0), kernels=158, layout_kernels=3)
+OURS = Record(
+    "swin",
+    "full",
+    "smartmem",
+    latency_ms=times(90.0),
+    kernels=158,
+    layout_kernels=3,
+    footprint_bytes=300 << 20,
+)
 TVM = Record("swin", "full", "tvm", latency_ms=times(900.0), kernels=210, ratio=0.1)
 ADRENO = Record(
-    "swin", "full", "tvm-adreno", "wrong", times(500.0), kernels=300, failed="wrong: error 1"
+    "swin",
+    "full",
+    "tvm-adreno",
+    "wrong",
+    times(500.0),
+    kernels=300,
+    failed="wrong: error 1",
+    details={"image_kernels": 0, "image_arguments": 0},
 )
 
 
@@ -125,18 +147,100 @@ def test_arrays_have_any_names(tmp_path):
 def test_page():
     text = render({"full.json": document(OURS, TVM, ADRENO)}, PAPER)
     assert "smartmem bench --models swin/full --size full --against tvm --repeats 5" in text
-    # 2 * 4.5 GMACs at 200 GFLOP/s are 45 ms: half of 90.
-    assert "| swin/full | 4.5 | 90.00 [89.00, 91.00] | 50.0% | 900 [899, 901] | 0.100 |" in text
-    assert "500 [499, 501] **wrong** | – |" in text
-    assert "| swin/full | 760 | 158, 3 | 210, ? | 300, ? | 765 | 596 | 374 | 207 | 158 |" in text
+    assert (
+        "| swin/full | 4.5 | 90.00 [89.00, 91.00] | 900 [899, 901] | 500 [499, 501] **wrong** | "
+        "372 | 158 | 135 | 30.6 |" in text
+    )
+    assert "| swin/full | 0.100 | – |" in text
+    assert "| **geometric mean** | 0.100 (1) | – |" in text
+    # 2 * 4.5 GMACs at 200 GFLOP/s are 45 ms: half of 90. What is wrong has no fraction.
+    assert "| swin/full | 50.0% | 5.0% | – |" in text
+    assert (
+        "| swin/full | 760 | 158, 3 | 210, ? | 300, ? **wrong** | 765 | 596 | 374 | 207 | 158 |"
+        in text
+    )
+    assert "| model | compulsory | smartmem |" in text
+    assert "| swin/full | 114.4 | 300.0 |" in text
+    assert "It places none in swin/full" in text
+    assert "| swin/full | 0 | 0 |" in text
     assert f"| swin/full | 0.100 | {30.6 / 158:.3f} | – |" in text
-    assert "- swin on tvm-adreno: wrong: error 1" in text
-    assert "interrupted" not in text
+    assert "- swin/full on tvm-adreno: wrong: error 1" in text
+    assert "not finished" not in text
     assert "disturbed" not in text
     assert render({}, PAPER) == NOTHING_YET
     busy = document(OURS, TVM)
     busy.models["swin/full"]["load_average"] = 9.0
     assert "**disturbed**" in render({"full.json": busy}, PAPER)
+
+
+def test_page_of_what_is_only_prepared():
+    prepared = document(replace(OURS, latency_ms=None), replace(TVM, latency_ms=None, ratio=None))
+    text = render({"full.json": prepared}, PAPER)
+    assert "- prepared and not measured: swin/full" in text
+    assert "| swin/full | 760 | 158, 3 | 210, ? | 765 |" in text
+    assert "### Latency" not in text
+    assert "disturbed" not in text
+
+
+@pytest.fixture
+def page():
+    script = Path(__file__).parent.parent.parent / "benchmarks" / "page.py"
+    spec = importlib.util.spec_from_file_location("benchmarks_page", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def write_page(page, tmp_path):
+    """Write or check a page of one results file: status and text."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "docs").mkdir()
+    output = tmp_path / "docs" / "page.md"
+
+    def write(*arguments):
+        paths = ["--results", str(tmp_path / "results"), "--output", str(output)]
+        return page.main([*paths, *arguments]), output.read_text()
+
+    document(OURS, TVM, ADRENO).save(tmp_path / "results" / "full.json")
+    return write
+
+
+def test_plots_are_optional(write_page, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    status, text = write_page()
+    assert (status, write_page("--check")[0]) == (0, 0)
+    assert "No plots: they are drawn where matplotlib is installed" in text
+    assert "full.json: no plots: 'matplotlib' is not installed" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.svg"))
+
+
+def test_plots(write_page, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    _, text = write_page()
+    for name in ("ratios", "kernels"):
+        assert f"](../results/full-{name}.svg)" in text
+    svg = (tmp_path / "results/full-kernels.svg").read_text()
+    ElementTree.fromstring(svg)
+    assert "swin/full" in svg
+    assert "paper: SmartMem" in svg
+    # Drawn again, the same bytes.
+    (tmp_path / "results/full-kernels.svg").unlink()
+    write_page()
+    assert (tmp_path / "results/full-kernels.svg").read_text() == svg
+    # Plots of other results are not shown, and checking neither draws nor needs matplotlib.
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    assert write_page("--check")[0] == 0
+    document(replace(OURS, kernels=99), TVM).save(tmp_path / "results" / "full.json")
+    assert write_page("--check")[0] == 1
+    assert "full-kernels.svg" not in write_page()[1]
+
+
+def test_plotted_values():
+    ratios, kernels = plots.plots_of(document(OURS, TVM, ADRENO), PAPER)
+    assert (ratios.series, ratios.rows) == (["tvm"], {"swin/full": [0.1]})
+    assert kernels.series == ["smartmem", "tvm", "tvm-adreno", "paper: SmartMem"]
+    assert kernels.rows == {"swin/full": [158, 210, 300, 158]}
 
 
 def test_choices():
@@ -148,6 +252,9 @@ def test_choices():
     assert (half.name, half.options) == ("smartmem", {"dtype": "float16"})
     assert half.runner.dtype("float32", half.options) == "float16"
     assert parse_choice("numpy-gemm").is_probe
+    ablated = parse_choice("smartmem-no-fuse:dtype=float16")
+    assert (ablated.label, ablated.name) == ("smartmem-no-fuse:dtype=float16", "smartmem")
+    assert (ablated.disable, ablated.options) == (("fuse",), {"dtype": "float16"})
 
 
 @pytest.mark.parametrize(
@@ -158,6 +265,9 @@ def test_choices():
         ("tvm:dtype=float16", "no switch 'dtype': it has none"),
         ("smartmem:dtype=int4", "cannot be 'int4': use float32 or float16"),
         ("smartmem:dtype", "cannot be ''"),
+        ("smartmem-no-magic", r"no switch 'magic' to disable: it has .*fuse \("),
+        ("smartmem-no-fuse+magic", "no switch 'magic'"),
+        ("tvm-no-fuse", "no runner 'tvm-no-fuse'"),
     ],
 )
 def test_wrong_choices(text, message):
@@ -165,11 +275,7 @@ def test_wrong_choices(text, message):
         parse_choice(text)
 
 
-def test_the_page_is_that_of_the_results():
-    script = Path(__file__).parent.parent.parent / "benchmarks" / "page.py"
-    spec = importlib.util.spec_from_file_location("benchmarks_page", script)
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+def test_the_page_is_that_of_the_results(page):
     assert page.main(["--check"]) == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,77 +14,154 @@ import psutil
 import pytest
 from small_models import mlp
 
-from smartmem_tvm.bench import harness
+from smartmem_tvm.bench import harness, preparation
 from smartmem_tvm.bench.results import read_document
+from smartmem_tvm.bench.work import work_folder
 from smartmem_tvm.errors import SmartMemError
 
 DRIVER = """
 import sys
 from pathlib import Path
-from smartmem_tvm.bench import harness, runners
+from smartmem_tvm.bench import harness, preparation, runners
+from smartmem_tvm.bench.settings import Settings, choose_models
 sys.path[:0] = sys.argv[1:2]
 from conftest import Notes
 harness.PROBES = {}
 harness.commit = lambda: "abc"
+harness.code_digest = preparation.code_digest = lambda parts: "code"
 runners.RUNNERS = {"smartmem": ("fake_runners:Blocked", "fake")}
-models = harness.choose_models(["first.onnx", "second.onnx"], "full")
-settings = harness.Settings(models, tuple(runners.parse_choices([])), repeats=2, threads=1)
+models = choose_models(["first.onnx", "second.onnx"], "full")
+choices = tuple(runners.parse_choices([]))
+settings = Settings(models, choices, Path("work").absolute(), repeats=2, threads=1)
 harness.run(settings, "full", Path("results.json").absolute(), Notes())
 """
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 
-def gone(process):
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+def gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
-# Kills a run between two of its steps: on a busy machine the moment can be missed.
-@pytest.mark.slow
-def test_resume_after_kill(fakes, bench, notes, tmp_path, monkeypatch):
+@pytest.fixture
+def count(tmp_path, monkeypatch):
+    """What runners of kind Counted did, since the last call."""
+    path = tmp_path / "count"
+    monkeypatch.setenv("FAKE_COUNT", str(path))
+
+    def read():
+        lines = path.read_text().split() if path.exists() else []
+        path.write_text("")
+        return lines
+
+    return read
+
+
+@pytest.mark.parametrize("phase", ["prepare", "measure"])
+def test_resume_after_kill(fakes, bench, notes, tmp_path, monkeypatch, count, phase):
     for name in ("first", "second"):
         onnx.save(mlp(), f"{name}.onnx")
     block = tmp_path / "block"
-    block.touch()
+    block.write_text(phase)
     monkeypatch.setenv("FAKE_BLOCK", str(block))
     tests = Path(__file__).parent
     paths = os.pathsep.join(map(str, (tests, tests.parent)))
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(tests)], env={**os.environ, "PYTHONPATH": paths}
     )
+    blocked = block.with_suffix(".pid")
     try:
-        results = Path("results.json")
-        wait_for(results.exists)
-
-        def workers():
-            return [p for p in psutil.Process(driver.pid).children() if "fake_runners:Blocked" in
-                    p.cmdline()]  # fmt: skip
-
-        wait_for(workers)
-        left = workers()
-        os.kill(driver.pid, signal.SIGKILL)
+        # The worker says itself that it is at the point where the run is to be killed.
+        wait_for(lambda: blocked.exists() or driver.poll() is not None)
+        worker = int(blocked.read_text())
     finally:
         driver.kill()
         driver.wait()
-    wait_for(lambda: all(gone(process) for process in left))
+    wait_for(lambda: gone(worker))
+    results = Path("results.json")
     before = json.loads(results.read_text())
     assert before["complete"] is False
     assert list(before["models"]) == ["first/file"]
+    count()
 
     block.unlink()
     fakes(smartmem="Blocked")
     _, document = bench(models=("first.onnx", "second.onnx"), repeats=2, threads=1)
+    # Only what was not done: the second model's preparation if that is what was interrupted.
+    assert count() == (["prepare"] if phase == "prepare" else []) + ["load"] * (
+        2 if phase == "prepare" else 1
+    )
     assert [name for name, _, _ in notes.models] == ["second/file"]
     assert any("continuing" in note and "first/file" in note for note in notes.notes)
     assert document.models["first/file"] == before["models"]["first/file"]
     assert document.complete
     assert read_document(results).matches(document)
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_prepared_models_are_only_measured(fakes, bench, notes, count):
+    fakes(smartmem="Counted", peer="Counted")
+    records, document = bench("peer", repeats=2, threads=1, prepare_only=True)
+    assert count() == ["prepare", "load"] * 2
+    ours = records["smartmem"]
+    assert (ours.kernels, ours.footprint_bytes, ours.max_rel_error) == (5, 1 << 20, 0)
+    assert ours.details == {"compiled": True, "loaded": True}
+    assert (ours.latency_ms, ours.ratio, ours.failed) == (None, None, None)
+    assert (document.complete, document.models["mlp/file"]["measured"]) == (False, False)
+    # Once more: nothing is left to do.
+    bench("peer", repeats=2, threads=1, prepare_only=True)
+    assert count() == []
+
+    records, document = bench("peer", repeats=2, threads=1)
+    assert count() == ["load"] * 2
+    assert records["smartmem"].latency_ms["n"] == 2
+    assert records["peer"].ratio == 1.0
+    assert records["smartmem"].kernels == 5
+    assert (document.complete, document.models["mlp/file"]["measured"]) == (True, True)
+    # Another run of other settings finds the work of this one.
+    bench("peer", repeats=3, threads=1, output="other.json")
+    assert count() == ["load"] * 2
+
+
+def test_what_a_model_was_prepared_from_decides(fakes, bench, count, monkeypatch):
+    fakes(smartmem="Counted")
+
+    def prepares(**settings):
+        bench(repeats=2, threads=1, prepare_only=True, **settings)
+        return count().count("prepare")
+
+    assert (prepares(), prepares()) == (1, 0)
+    monkeypatch.setattr(preparation, "code_digest", lambda parts: "edited")
+    assert (prepares(), prepares()) == (1, 0)
+    onnx.save(mlp(scale=2.0), "mlp.onnx")
+    assert (prepares(), prepares()) == (1, 0)
+    assert (prepares(dtype="float16"), prepares(dtype="float16")) == (1, 0)
+    assert prepares(dtype="float16", fresh=True) == 1
+    # A folder that was cut off before its last file is prepared again.
+    prepared = Path("work/mlp-file/smartmem/prepared.json")
+    prepared.write_text(prepared.read_text()[:-5])
+    assert prepares(dtype="float16") == 1
+
+
+def test_work_folders_belong_to_one_run(bench, tmp_path):
+    foreign = tmp_path / "work"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    with pytest.raises(SmartMemError, match="holds something else"):
+        bench(repeats=2)
+    assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+    (foreign / "thesis.txt").unlink()
+    with work_folder(foreign, fresh=False):
+        with pytest.raises(SmartMemError, match="in use by another run"):
+            bench(repeats=2)
 
 
 def rewrite(path, **fields):
@@ -95,7 +171,9 @@ def rewrite(path, **fields):
 
 
 def test_only_the_same_unfinished_run_is_continued(bench, notes, monkeypatch):
-    measured = {"date": "", "load_average": 0.0, "facts": {}, "records": []}
+    measured = {
+        "measured": True, "date": "", "load_average": 0.0, "facts": {}, "records": []
+    }  # fmt: skip
     monkeypatch.setattr(harness, "measure_model", lambda *_: dict(measured))
     results = Path("results.json").absolute()
     previous = Path("results.json.previous")
@@ -115,10 +193,10 @@ def test_only_the_same_unfinished_run_is_continued(bench, notes, monkeypatch):
     assert len(notes.models) == 3
 
     rewrite(results, complete=False)
-    monkeypatch.setattr(harness, "commit", lambda: "def")
+    monkeypatch.setattr(harness, "code_digest", lambda parts: "other")
     _, document = bench(repeats=3, threads=1)
     assert len(notes.models) == 4
-    assert document.models["mlp/file"]["commit"] == "def"
+    assert document.models["mlp/file"]["code"] == "other"
 
     rewrite(results, complete=False)
     bench(repeats=3, threads=1, fresh=True)
@@ -130,7 +208,7 @@ def test_only_the_same_unfinished_run_is_continued(bench, notes, monkeypatch):
     assert len(notes.models) == 6
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 99}', "\x00\x01"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 99}', "\x00\x01"])
 def test_other_files_are_left_alone(bench, text):
     Path("results.json").write_text(text)
     with pytest.raises(SmartMemError, match=r"results\.json"):

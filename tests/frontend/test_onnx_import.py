@@ -3,12 +3,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import tvm
 from host import run_on_host
 from onnx import TensorProto, helper
 from onnx_graphs import constant, embedding, legacy, linear, model, value
 
 from smartmem_tvm.errors import ModelError
 from smartmem_tvm.frontend import TensorSpec, import_model, random_inputs, reference_outputs
+from smartmem_tvm.frontend.onnx_import import import_onnx
 
 
 def assert_matches_reference(imported, inputs):
@@ -34,6 +36,32 @@ def test_the_given_model_is_left_alone():
     before = given.SerializeToString(deterministic=True)
     import_model(given, shapes={"x": (2, 3, 6, 6)})
     assert given.SerializeToString(deterministic=True) == before
+
+
+def unused_and_inlined():
+    """A local function, a weight that nothing reads and one that is declared as an input."""
+    given = linear()
+    given.graph.initializer.append(constant("spare", np.ones((3, 3)), "float32"))
+    given.graph.input.append(value("w", [8, 4]))
+    given.graph.node[2].op_type, given.graph.node[2].domain = "Activate", "local"
+    body = [helper.make_node("Relu", ["a"], ["b"], "relu")]
+    opset = helper.make_opsetid("", 17)
+    given.functions.append(helper.make_function("local", "Activate", ["a"], ["b"], body, [opset]))
+    given.opset_import.append(helper.make_opsetid("local", 1))
+    return given
+
+
+@pytest.mark.parametrize("build", [linear, legacy, unused_and_inlined])
+def test_taking_a_model_over_makes_no_difference(build):
+    copied, given = import_model(build()), build()
+    taken = import_onnx(given, copied.name, take_over=True)
+    assert taken.onnx_model is given
+    assert copied.onnx_model is not given
+    tvm.ir.assert_structural_equal(taken.mod, copied.mod)
+    assert (taken.inputs, taken.outputs) == (copied.inputs, copied.outputs)
+    for graph in (taken.onnx_model.graph, copied.onnx_model.graph):
+        graph.initializer.sort(key=lambda tensor: tensor.name)
+    assert taken.onnx_model == copied.onnx_model
 
 
 def test_names_are_those_of_the_graph():

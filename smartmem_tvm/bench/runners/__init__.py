@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...errors import SmartMemError
-from .base import Case, Loaded, Runner
+from .base import Case, Facts, RpcAddress, Runner
 
 OURS = "smartmem"
+ABLATED = f"{OURS}-no-"
+"""``smartmem-no-fuse``, or ``smartmem-no-fuse+other``: this package without those switches."""
 _HERE = __name__
 
 # name: (class, what it is)
@@ -49,12 +51,15 @@ class Choice:
         ``module:class``.
     options : Mapping[str, str]
         The switches that were given.
+    disable : tuple[str, ...]
+        What an ablation leaves out of our pipeline.
     """
 
     label: str
     name: str
     entry: str
     options: Mapping[str, str] = field(default_factory=dict)
+    disable: tuple[str, ...] = ()
 
     @property
     def runner(self) -> type[Runner]:
@@ -80,11 +85,19 @@ def parse_choices(texts: Iterable[str]) -> list[Choice]:
 
 
 def parse_choice(text: str) -> Choice:
-    """Read ``NAME[:key=value…]``."""
+    """Read ``NAME[:key=value…]``, or ``smartmem-no-SWITCH[+SWITCH…][:key=value…]``."""
     name, *switches = text.split(":")
     known = {**RUNNERS, **PROBES}
+    disable: tuple[str, ...] = ()
+    if name.startswith(ABLATED):
+        from ...pipeline import check_switches
+
+        disable = check_switches(name.removeprefix(ABLATED).split("+"))
+        name = OURS
     if name not in known:
-        raise SmartMemError(f"there is no runner '{name}': choose from {', '.join(known)}.")
+        raise SmartMemError(
+            f"there is no runner '{name}': choose from {', '.join(known)}, or {ABLATED}SWITCH."
+        )
     entry = known[name][0]
     offered = load_class(entry).OPTIONS
     options = {}
@@ -99,13 +112,14 @@ def parse_choice(text: str) -> Choice:
                 f"{' or '.join(offered[key])}."
             )
         options[key] = value
-    return Choice(text, name, entry, options)
+    return Choice(text, name, entry, options, disable)
 
 
 def load_class(entry: str) -> type[Runner]:
     """Import ``module:class``."""
     module, _, name = entry.partition(":")
-    return getattr(importlib.import_module(module), name)
+    kind: type[Runner] = getattr(importlib.import_module(module), name)
+    return kind
 
 
 __all__ = [
@@ -114,7 +128,8 @@ __all__ = [
     "RUNNERS",
     "Case",
     "Choice",
-    "Loaded",
+    "Facts",
+    "RpcAddress",
     "Runner",
     "load_class",
     "parse_choice",

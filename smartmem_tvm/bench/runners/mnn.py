@@ -6,12 +6,14 @@ here may be reported as OpenCL.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import ModelError
-from .base import Case, Loaded, Runner, milliseconds
+from .base import Case, Facts, Runner, milliseconds
+
+_CONVERTED = "model.mnn"
 
 
 class Mnn(Runner):
@@ -19,20 +21,26 @@ class Mnn(Runner):
 
     PACKAGE: ClassVar[str | None] = "MNN"
 
-    def load(self, case: Case) -> Loaded:
-        """Convert the ONNX file, open a module and put the inputs in place."""
+    def prepare(self, case: Case) -> Facts:
+        """Convert the ONNX file."""
+        _convert(str(case.model), str(case.artefacts / _CONVERTED))
+        return Facts()
+
+    def load(self, case: Case) -> Facts:
+        """Open a module and put the inputs in place."""
         import MNN
 
-        converted = case.folder / "model.mnn"
-        _convert(str(case.model), str(converted))
         config = {"backend": "CPU", "numThread": case.threads, "precision": "high"}
         manager = MNN.nn.create_runtime_manager((config,))
         self._names = list(case.output_names)
         self._module = MNN.nn.load_module_from_file(
-            str(converted), list(case.inputs), self._names, runtime_manager=manager
+            str(case.artefacts / _CONVERTED),
+            list(case.inputs),
+            self._names,
+            runtime_manager=manager,
         )
         self._inputs = [_variable(value) for value in case.inputs.values()]
-        return Loaded(details={"version": MNN.version(), "backend": "CPU"})
+        return Facts(details={"version": MNN.version(), "backend": "CPU"})
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Run one inference."""
@@ -61,7 +69,7 @@ def _convert(source: str, target: str) -> None:
     _tools.mnnconvert(["mnnconvert", *(word for pair in arguments.items() for word in pair)])
 
 
-def _variable(value: np.ndarray):
+def _variable(value: np.ndarray) -> Any:
     from MNN import expr
 
     kinds = {"float32": expr.float, "int32": expr.int, "int64": expr.int, "uint8": expr.uint8}

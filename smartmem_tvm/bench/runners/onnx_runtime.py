@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Case, Loaded, Runner, milliseconds
+from .base import Case, Facts, Runner, milliseconds
 
 
 class OnnxRuntime(Runner):
@@ -14,7 +14,7 @@ class OnnxRuntime(Runner):
 
     PACKAGE: ClassVar[str | None] = "onnxruntime"
 
-    def load(self, case: Case) -> Loaded:
+    def load(self, case: Case) -> Facts:
         """Open a session."""
         import onnxruntime
 
@@ -27,7 +27,7 @@ class OnnxRuntime(Runner):
         )
         self._inputs = dict(case.inputs)
         self._names = list(case.output_names)
-        return Loaded(details={"version": onnxruntime.__version__, "provider": "CPU"})
+        return Facts(details={"version": onnxruntime.__version__, "provider": "CPU"})
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Run one inference."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Case, Loaded, Runner, milliseconds
+from .base import Case, Facts, Runner, milliseconds
 
 
 class OpenVino(Runner):
@@ -14,7 +14,7 @@ class OpenVino(Runner):
 
     PACKAGE: ClassVar[str | None] = "openvino"
 
-    def load(self, case: Case) -> Loaded:
+    def load(self, case: Case) -> Facts:
         """Compile the ONNX file and put the inputs in place."""
         import openvino
 
@@ -31,7 +31,7 @@ class OpenVino(Runner):
         self._request = core.compile_model(model, "CPU", config).create_infer_request()
         for name, value in case.inputs.items():
             self._request.set_tensor(name, openvino.Tensor(np.ascontiguousarray(value)))
-        return Loaded(details={"version": openvino.__version__, "plugin": "CPU"})
+        return Facts(details={"version": openvino.__version__, "plugin": "CPU"})
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Run one inference."""

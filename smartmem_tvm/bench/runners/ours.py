@@ -7,37 +7,65 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Case, Loaded, Runner
+from .base import Case, Facts, Runner
+from .traffic import footprint_of
+
+_FOLDER = "artefact"
 
 
 class SmartMem(Runner):
-    """A model compiled by :func:`smartmem_tvm.compile`.
-
-    Switches are what an ablation turns off: each is a keyword of ``compile``.
-    """
+    """A model compiled by :func:`smartmem_tvm.compile`, stored and loaded as an artefact."""
 
     OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {"dtype": ("float32", "float16")}
+    PARTS: ClassVar[tuple[str, ...]] = ("",)
+    REMOTE: ClassVar[bool] = True
 
     @classmethod
     def dtype(cls, dtype: str, options: Mapping[str, str]) -> str:
         """The switch wins over what the command says for all."""
         return options.get("dtype", dtype)
 
-    def load(self, case: Case) -> Loaded:
-        """Compile; the artefact opens its device at the first inference."""
+    def prepare(self, case: Case) -> Facts:
+        """Compile and export."""
         from ...compiler import compile as compile_model
 
-        switches = {"dtype": case.dtype, **case.options}
-        self._artifact = compile_model(
-            str(case.model), case.device, opencl_device=case.opencl_device, **switches
-        )
-        self._inputs = dict(case.inputs)
-        manifest = self._artifact.manifest
-        return Loaded(
+        remote = case.connect()
+        try:
+            artifact = compile_model(
+                str(case.model),
+                case.device,
+                dtype=self.dtype(case.dtype, case.options),
+                host=case.host,
+                opencl_device=None if remote is not None else case.opencl_device,
+                rpc=remote,
+                linker=case.linker,
+                disable=case.disable,
+            )
+        finally:
+            if remote is not None:
+                remote.close()
+        artifact.export(case.artefacts / _FOLDER)
+        manifest = artifact.manifest
+        return Facts(
             manifest.launches,
             manifest.layout_launches,
-            details={"profile": manifest.profile_name, "stages_s": dict(manifest.stages_s)},
+            footprint_of(manifest.kernels),
+            details={
+                "profile": manifest.profile_name,
+                "disabled": list(case.disable),
+                "stages_s": dict(manifest.stages_s),
+            },
         )
+
+    def load(self, case: Case) -> Facts:
+        """Load the artefact; it opens its device at the first inference."""
+        from ...artifact import Artifact
+
+        self._artifact = Artifact.load(
+            case.artefacts / _FOLDER, device=case.opencl_device, rpc=case.connect()
+        )
+        self._inputs = dict(case.inputs)
+        return Facts()
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Run one inference."""

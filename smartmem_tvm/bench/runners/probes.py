@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Case, Loaded, Runner, milliseconds
+from .base import Case, Facts, Runner, milliseconds
 
 _GEMM = 2048
 _COPIED = 128 << 20
@@ -18,14 +18,14 @@ __kernel void copy(__global const float16* restrict source, __global float16* re
 class NumpyGemm(Runner):
     """A square matrix product in float32, by the library behind NumPy."""
 
-    def load(self, case: Case) -> Loaded:
+    def load(self, case: Case) -> Facts:
         """Draw two matrices."""
         rng = np.random.default_rng(0)
         self._a, self._b = (
             rng.standard_normal((_GEMM, _GEMM)).astype(np.float32) for _ in range(2)
         )
         self._c = np.empty_like(self._a)
-        return Loaded(work=2.0 * _GEMM**3, details={"version": np.__version__, "extent": _GEMM})
+        return Facts(work=2.0 * _GEMM**3, details={"version": np.__version__, "extent": _GEMM})
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Run once; there is nothing to compare."""
@@ -43,7 +43,7 @@ class NumpyGemm(Runner):
 class CopyBandwidth(Runner):
     """A copy between two buffers on the OpenCL device, much larger than any cache."""
 
-    def load(self, case: Case) -> Loaded:
+    def load(self, case: Case) -> Facts:
         """Build the kernel and allocate the buffers."""
         import tvm
 
@@ -55,7 +55,7 @@ class CopyBandwidth(Runner):
         self._target = tvm.runtime.empty(source.shape, "float32", self._device)
         kernels = {"copy": (["handle", "handle"], ["blockIdx.x", "threadIdx.x"])}
         self._copy = runtime.source_module(_COPY, kernels)["copy"]
-        return Loaded(kernels=1, work=2.0 * _COPIED, details={"bytes": _COPIED})
+        return Facts(kernels=1, work=2.0 * _COPIED, details={"bytes": _COPIED})
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Copy once; raises where the copy is not the source."""

@@ -133,8 +133,9 @@ class OpenCLModule final : public ffi::ModuleObj {
         }
       }
     };
-    size_t threads =
-        std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), todo.size());
+    // Oclgrind 21.10 crashes when two threads compile at once.
+    size_t most = device.info().platform == "Oclgrind" ? 1 : std::thread::hardware_concurrency();
+    size_t threads = std::min(std::max(size_t{1}, most), todo.size());
     std::vector<std::thread> workers;
     try {
       for (size_t i = 1; i < threads; ++i) workers.emplace_back(work);

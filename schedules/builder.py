@@ -1,0 +1,116 @@
+"""What the statements of a work-item are put together from: registers, loops, assignments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import sym, tirx
+from tvm.ir.expr import TensorLoad
+from tvm.tirx import BufferLoad, ForKind
+from tvm_ffi import structural_map
+
+from smartmem_tvm.analysis.computation import Axis
+from smartmem_tvm.analysis.expressions import uses
+
+from .lanes import Lane
+from .statements import const, dtype_of, loop, loops, private, sequence
+
+
+class Builder:
+    """Registers and loops of one work-item.
+
+    Attributes
+    ----------
+    analyzer : tvm.sym.Analyzer
+        Knows the bounds of every variable.
+    """
+
+    def __init__(self) -> None:
+        self.analyzer = sym.Analyzer()
+        self._buffers: list[Any] = []
+        self._atoms: dict[Any, Any] = {}
+        self._names = 0
+
+    def _name(self, prefix: str) -> str:
+        self._names += 1
+        return f"{prefix}_{self._names}"
+
+    def _private(self, prefix: str, shape: list[int], dtype: str) -> Any:
+        buffer = private(self._name(prefix), shape, dtype)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _fresh_loop(self, axis: Axis) -> Any:
+        var = tirx.Var(self._name("r" if axis.reduced else "c"), axis.var.ty)
+        self.analyzer.bind(var, tvm.ir.Range(const(0, var), axis.extent))
+        return var
+
+    def _hide(self, var: Any, value: Any) -> Any:
+        """Keep an index in a register, so that simplification sees an atom; see `Grid.atoms`."""
+        kept = self._private(var.name, [1], "int32")
+        zero = tirx.IntImm("int32", 0)
+        load = BufferLoad(kept, [zero])
+        self._atoms[var] = load if dtype_of(var) == "int32" else tirx.Cast(dtype_of(var), load)
+        return tirx.BufferStore(kept, tirx.Cast("int32", value), [zero])
+
+    def _simplified(self, value: Any) -> Any:
+        """Value with simplified indices."""
+
+        def simpler(load: TensorLoad) -> TensorLoad:
+            return BufferLoad(load.source, [self.analyzer.simplify(i) for i in load.indices])
+
+        return structural_map(value, (TensorLoad, simpler))
+
+    def _assign(
+        self, to: TensorLoad, value: Any, rows: list[Any], lane: Lane | None, split: bool = True
+    ) -> Any:
+        """``to = value`` at all points of the tile that `to` distinguishes."""
+        before: list[Any] = []
+        if lane is None:
+            body = tirx.BufferStore(to.source, value, to.indices)
+        else:
+            if split:
+                value = lane.split(
+                    value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
+                )
+            body = loop(
+                lane.var,
+                const(lane.width, lane.var),
+                tirx.BufferStore(to.source, value, to.indices),
+                ForKind.VECTORIZED,
+            )
+        shared = [s for s in before if not any(uses(s, var) for var, _ in rows)]
+        own = [s for s in before if not any(s is other for other in shared)]
+        inner = self._over(rows, sequence([*own, body]), ForKind.UNROLLED)
+        return sequence([*shared, inner])
+
+    def _by_lane(self, part: Any, lane: Lane, before: list[Any]) -> Any:
+        """Compute a part of a value lane by lane into a buffer; returns its load at the lane."""
+        buffer = self._private("lanes", [lane.width], dtype_of(part))
+        before.append(
+            loop(
+                lane.var,
+                const(lane.width, lane.var),
+                tirx.BufferStore(buffer, part, [lane.var]),
+                ForKind.UNROLLED,
+            )
+        )
+        return BufferLoad(buffer, [lane.var])
+
+    def _once(self, part: Any, before: list[Any]) -> Any:
+        """Compute what all lanes share into a register: TVM writes a broadcast out lane by lane."""
+        if isinstance(part, tirx.FloatImm):
+            return part
+        if isinstance(part, TensorLoad) and part.source.ty.storage_scope == "local":
+            return part
+        register = self._private("scalar", [1], dtype_of(part))
+        zero = tirx.IntImm("int32", 0)
+        before.append(tirx.BufferStore(register, part, [zero]))
+        return BufferLoad(register, [zero])
+
+    def _over_rows(self, body: Any, kind: ForKind) -> Any:
+        return self._over(self._rows, body, kind)
+
+    def _over(self, rows: list[tuple[Any, int]], body: Any, kind: ForKind) -> Any:
+        return loops([(var, const(n, var)) for var, n in rows], body, kind)

@@ -1,0 +1,98 @@
+"""Contractions: reductions over the same domain as the output.
+
+::
+
+    for k: M[i, j] += A[i, k] * B[k, j]         a work-item owns 7 × 16 elements of O: the sums stay
+    O[i, j] = relu(M[i, j] + C[j])         →    in registers from the first product to the store
+
+Matrix products (also batched, with any views of their operands), convolutions of any kind,
+poolings, and reductions that keep nothing of the reduced axes. Several reductions of one domain,
+such as three projections of one input, are computed in one tile. Which axes run along vector lanes
+and along the rows of the tile follows from the strides of all accesses (:mod:`.cost`); lanes may
+also run along the reduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tvm import s_tir, tirx
+from tvm.target import Target
+
+from .base import RuleDeclined
+from .choose import cheapest, lane_tiles, reduction_tiles
+from .cost import Costs, costs_of
+from .emit import WorkItem
+from .limits import ScheduleLimits, limits_of
+from .tile import Tile
+
+
+# Rows that, one work-item each, fill a GPU well enough.
+FEW_ROWS = 8192
+
+
+class Contraction:
+    """Register tiles for reductions whose results are as many as the outputs."""
+
+    name = "Contraction"
+
+    def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule:
+        """Return a schedule; raise RuleDeclined with the reason."""
+        limits = limits_of(target)
+        costs = costs_of(func, limits)
+        kernel = costs.kernel
+        if not kernel.reductions:
+            raise RuleDeclined("nothing is reduced")
+        if any(work.nested for work in costs.work):
+            raise RuleDeclined("a stage is read inside another reduction")
+        wide = {d for d, n in enumerate(costs.extents) if n > 1 or costs.symbolic[d]}
+        if not any(wide <= work.axes for work in costs.work[:-1]):
+            raise RuleDeclined("no reduction has the output's domain")
+        tile = cheapest(costs, _tiles(costs, limits))
+        if not tile.rows:
+            tile = as_team(tile, costs, limits)
+        return WorkItem(kernel, with_group(tile, costs, limits)).schedule()
+
+
+def _tiles(costs: Costs, limits: ScheduleLimits) -> Iterator[Tile]:
+    # The preferred tile and one step more: 8 rows where 7 are best, for extents that 8 divides.
+    rows = max(1, limits.register_tile[0] * 8 // 7 // _results(costs))
+    yield from lane_tiles(costs, (), limits, rows)
+    yield from reduction_tiles(costs, (), limits)
+
+
+def _results(costs: Costs) -> int:
+    """Results that a tile keeps for each point, beyond the first."""
+    return max(1, sum(len(work.stage.stores) for work in costs.work[:-1]) // 2)
+
+
+def as_team(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
+    """Tile computed by a whole work-group, where lock-step work-items would be few and far apart.
+
+    A work-item for each row leaves most of such a device idle, and neighbours read elements that
+    are a row apart. Rows that lie side by side (lanes across rows) are fine as they are.
+    """
+    longest = max((work.repeats for work in costs.work[:-1]), default=1)
+    rows = 1
+    for d, extent in enumerate(costs.extents):
+        if d not in tile.inner:
+            rows *= extent
+    team = 1
+    while team * 2 <= min(limits.max_group, longest, 256) and team * 16 <= limits.local_bytes:
+        team *= 2
+    if not limits.lock_step or team < 32 or rows > FEW_ROWS or tile.lane is not None:
+        return tile
+    return Tile(inner=tile.inner, team=team)
+
+
+def with_group(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
+    """Tile with a work-group size: small on processors, so that every core has groups to run."""
+    items = 1
+    for d, extent in enumerate(costs.extents):
+        if d not in tile.inner:
+            items *= -(-extent // tile.size(d))
+    most = min(limits.max_group, 64 if limits.lock_step else 16)
+    while not limits.lock_step and most > 1 and items // most < 16:
+        most //= 2
+    return replace(tile, group=max(1, most))

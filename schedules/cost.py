@@ -1,0 +1,171 @@
+"""An analytic cost of a tile: loads, stores and arithmetic of all work-items, in vector steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+from smartmem_tvm.analysis.expressions import substitute, uses
+
+from .accesses import Work, bounds_of, list_work
+from .base import RuleDeclined
+from .kernel import Kernel, read_kernel
+from .lanes import Lane
+from .limits import ScheduleLimits
+from .regroup import regroup
+from .statements import const, static
+from .tile import Tile
+
+# In units of one vector instruction. A gathered lane is a scalar load and an insertion; a lane
+# under a condition of its own also a comparison; a scalar operand of a vector folds into it.
+BROADCAST = 0.5
+GATHERED_LANE = 1.0
+CONDITIONAL_LANE = 2.0
+STORED_LANE = 1.0
+# Steps that a group's and a work-item's start are worth.
+START = 20.0
+# What a scalar update costs against a vector update.
+REDUCE_LANES = 4.0
+
+
+_last: list[tuple[tirx.PrimFunc, ScheduleLimits, Costs | RuleDeclined]] = []
+
+
+def costs_of(func: tirx.PrimFunc, limits: ScheduleLimits) -> Costs:
+    """Costs of the tiles of a function's kernel, or RuleDeclined.
+
+    The last answer is kept: rules ask one after the other for the same function.
+    """
+    if not _last or not _last[0][0].same_as(func) or _last[0][1] != limits:
+        answer: Costs | RuleDeclined
+        try:
+            answer = Costs(regroup(read_kernel(func)), limits)
+        except RuleDeclined as error:
+            answer = error
+        _last[:] = [(func, limits, answer)]
+    found = _last[0][2]
+    if isinstance(found, RuleDeclined):
+        raise RuleDeclined(str(found))
+    return found
+
+
+@dataclass
+class Costs:
+    """Costs of the tiles of one kernel."""
+
+    kernel: Kernel
+    limits: ScheduleLimits
+
+    def __post_init__(self) -> None:
+        self.work: list[Work] = list_work(self.kernel)
+        self._strides: dict[Any, Any] = {}
+        self._uses: dict[tuple[int, int, int], bool] = {}
+        self.extents = [static(axis.extent) or 1 for axis in self.kernel.sink.axes]
+        self.symbolic = [static(axis.extent) is None for axis in self.kernel.sink.axes]
+
+    def stride(self, work: int, number: int, axis: int | None, width: int) -> int | str | None:
+        """Stride of an access from lane to lane, "condition" where a condition varies.
+
+        `axis` None stands for lanes along the innermost reduced axes.
+        """
+        key = (work, number, axis, width)
+        if key not in self._strides:
+            self._strides[key] = self._stride(self.work[work], number, axis, width)
+        return self._strides[key]
+
+    def _stride(self, work: Work, number: int, axis: int | None, width: int) -> int | str | None:
+        access = work.accesses[number]
+        analyzer = bounds_of(self.kernel, self.work)
+        if axis is None:
+            var, extent = work.reduced[-1]
+        else:
+            var = self.kernel.sink.axes[axis].var
+            extent = self.extents[axis]
+        lane = Lane(tirx.Var("lane", var.ty), width, analyzer)
+        tile = tirx.Var("tile", var.ty)
+        analyzer.bind(tile, tvm.ir.Range(const(0, tile), const(max(extent // width, 1), tile)))
+        begin = tile * const(width, tile)
+        if axis is not None and extent % width:
+            begin = tirx.min(begin, const(extent - width, tile))
+        values = {var: begin + lane.var}
+        if any(uses(condition, var) for condition in access.conditions) and any(
+            lane.step(c) != 0 for c in (substitute(c, values) for c in access.conditions)
+        ):
+            return "condition"
+        return lane.stride(access.buffer, [substitute(i, values) for i in access.indices])
+
+    def of(self, tile: Tile) -> float:
+        """Cost of the kernel with a tile."""
+        items = 1.0
+        for d, extent in enumerate(self.extents):
+            if d not in tile.inner:
+                items *= math.ceil(extent / tile.size(d))
+        each = START
+        inner = math.prod(self.extents[d] for d in tile.inner)
+        for number, work in enumerate(self.work):
+            each += self._of_work(number, work, tile, inner)
+        wanted = 2048 if self.limits.lock_step else 128
+        idle = max(1.0, wanted / items) if not any(self.symbolic) else 1.0
+        return items * each * (idle if self.limits.lock_step else idle**0.5)
+
+    def _of_work(self, number: int, work: Work, tile: Tile, inner: int) -> float:
+        is_sink = number == len(self.work) - 1
+        rows = [(d, n) for d, n in tile.rows if d in work.axes]
+        points = math.prod(n for _, n in rows)
+        repeats = float(work.repeats)
+        lane: int | None = tile.lane if tile.lane in work.axes else None
+        width = tile.width if lane is not None else 1
+        along_reduction = False
+        if is_sink:
+            repeats = float(inner)
+        if is_sink and tile.inner and tile.inner_width > 1:
+            lane, width = tile.inner[-1], min(tile.inner_width, self.extents[tile.inner[-1]])
+            repeats /= width
+        elif tile.inner_width > 1 and work.reduced and not is_sink:
+            width = min(tile.inner_width, work.reduced[-1][1])
+            along_reduction = self._reduces_along(number, work, width)
+            width = width if along_reduction else 1
+            repeats /= width
+        varies = lane is not None or along_reduction
+        cost = points * work.weight * repeats
+        for position in range(len(work.accesses)):
+            times = math.prod(n for d, n in rows if self._depends(number, position, d))
+            writes = position >= len(work.accesses) - work.writes
+            if not varies:
+                each = 1.0
+            else:
+                each = self._each(number, position, lane, width, writes)
+            cost += times * each * repeats
+        if along_reduction:
+            cost += points * REDUCE_LANES * math.log2(max(width, 2))
+        return cost
+
+    def _each(
+        self, number: int, position: int, lane: int | None, width: int, writes: bool
+    ) -> float:
+        stride = self.stride(number, position, lane, width)
+        if stride == 0:
+            return BROADCAST
+        if stride == 1:
+            return 1.0
+        if stride == "condition":
+            return CONDITIONAL_LANE * width
+        return (STORED_LANE if writes else GATHERED_LANE) * width
+
+    def _reduces_along(self, number: int, work: Work, width: int) -> bool:
+        if width < 2 or not work.accesses:
+            return False
+        strides = [self.stride(number, p, None, width) for p in range(len(work.accesses))]
+        return all(stride in (0, 1) for stride in strides) and any(strides)
+
+    def _depends(self, number: int, position: int, axis: int) -> bool:
+        key = (number, position, axis)
+        if key not in self._uses:
+            access = self.work[number].accesses[position]
+            var = self.kernel.sink.axes[axis].var
+            self._uses[key] = any(uses(p, var) for p in (*access.indices, *access.conditions))
+        return self._uses[key]

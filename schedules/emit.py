@@ -1,0 +1,400 @@
+"""The statements of one work-item, from a kernel and a tile.
+
+::
+
+    stages  M[i, j] += A[i, k] * B[k, j]        acc[4, 16] = 0
+    sink    O[i, j] = max(M[i, j], 0)       →   for k: for p in unroll(4): for l in vector(16):
+    tile    rows i: 4, lanes j: 16                  acc[p, l] += A[4 * y + p, k] * B[k, 16 * x + l]
+                                                for p: for l: O[…] = max(acc[p, l], 0)
+
+Whatever a value reads from a stage is computed just before it, at the outermost loop where its
+indices are known, into registers that have one element for each point of the tile that the indices
+name. So a kernel is always one launch, and no intermediate value is kept in memory. Where a stage
+is read at indices that belong to an inner loop it is computed anew for each of them;
+:attr:`WorkItem.operations` says what that amounts to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir.expr import TensorLoad
+from tvm.tirx import BufferLoad, ForKind
+from tvm_ffi import structural_equal, structural_map, structural_walk
+
+from smartmem_tvm.analysis.computation import Axis, Stage, replace_loads
+from smartmem_tvm.analysis.expressions import substitute, uses
+
+from .builder import Builder
+from .grid import Grid
+from .kernel import Kernel, point_of
+from .lanes import Lane
+from .partial import Partial, partial_of
+from .statements import (
+    both,
+    const,
+    dtype_of,
+    kernel_function,
+    loop,
+    loops,
+    sequence,
+    static,
+    when,
+    work_item,
+)
+from .team import share_of, together
+from .tile import Tile
+
+
+@dataclass
+class _Scope:
+    """A place where stages are computed: loops around it, statements there, results."""
+
+    parent: _Scope | None
+    variables: tuple[Any, ...]
+    repeats: int
+    statements: list[Any] = field(default_factory=list)
+    results: list[tuple[Stage, list[Any], dict[Any, Any]]] = field(default_factory=list)
+
+
+class WorkItem(Builder):
+    """Builds the statements of one work-item.
+
+    Attributes
+    ----------
+    operations : int
+        Updates of reductions that all work-items execute together; symbolic extents count as 1.
+    """
+
+    def __init__(self, kernel: Kernel, tile: Tile) -> None:
+        super().__init__()
+        self.kernel, self.tile = kernel, tile
+        for axis in kernel.sink.axes:
+            if static(axis.extent) is None:
+                self._positive(axis.extent)
+        self.grid = Grid(kernel.sink.axes, tile, self.analyzer, kernel.straight)
+        self.operations = 0
+        self._items = 1
+        for position, axis in enumerate(kernel.sink.axes):
+            if position not in tile.inner:
+                self._items *= -(-(static(axis.extent) or 1) // tile.size(position))
+        rows = [d for d, _ in tile.rows if d in self.grid.points]
+        self._rows = [(self.grid.points[d], tile.size(d)) for d in rows]
+        lane = tile.lane if tile.lane in self.grid.points else None
+        self._lane = None
+        if lane is not None:
+            self._lane = Lane(self.grid.points[lane], tile.width, self.analyzer)
+
+    def schedule(self) -> s_tir.Schedule:
+        """Schedule of the kernel."""
+        hidden = [self._hide(var, value) for var, value in self.grid.atoms]
+        body = sequence([*hidden, *self._sink()])
+        body = self.grid.inside([substitute(body, self._atoms)])
+        item = work_item(body, self._buffers)
+        return s_tir.Schedule(kernel_function(self.kernel.func, self.grid.launch(item)))
+
+    def _positive(self, extent: Any) -> None:
+        found: list[Any] = []
+        structural_walk(extent, (tvm.ir.Var, found.append))
+        for var in found:
+            self.analyzer.bind(var, tvm.ir.Range(const(1, var), const(2**31 - 1, var)), True)
+
+    # ---- the sink ---------------------------------------------------------------------------
+
+    def _sink(self) -> list[Any]:
+        sink, tile = self.kernel.sink, self.tile
+        outermost = _Scope(None, (), self._items)
+        values = dict(self.grid.values)
+        inner = [sink.axes[d] for d in tile.inner]
+        lane, nest, first, others = self._lane, [], [], None
+        for number, axis in enumerate(inner):
+            extent = static(axis.extent)
+            last = number == len(inner) - 1
+            if last and extent is not None and tile.inner_width > 1 and extent >= tile.inner_width:
+                width = tile.inner_width
+                var = tirx.Var(self._name("c"), axis.var.ty)
+                chunks = -(-extent // width)
+                self.analyzer.bind(var, tvm.ir.Range(const(0, var), const(chunks, var)))
+                lane = Lane(tirx.Var(self._name("lane"), axis.var.ty), width, self.analyzer)
+                begin = var * const(width, var)
+                if extent % width:  # the last vector overlaps the one before: same values again
+                    begin = tirx.min(begin, const(extent - width, var))
+                if axis.var in self.kernel.straight:
+                    atom = tirx.Var(self._name("first"), axis.var.ty)
+                    last_first = const(extent - width + 1, atom)
+                    self.analyzer.bind(atom, tvm.ir.Range(const(0, atom), last_first))
+                    first.append(self._hide(atom, begin))
+                    begin = atom
+                values[axis.var] = begin + lane.var
+                nest.append((var, const(chunks, var)))
+            elif last and extent is not None and tile.team > 1:
+                member = self.grid.member
+                share, (at,), others = share_of(self, [extent], member, tile.team, axis.var)
+                values[axis.var] = at
+                nest.append(share)
+            else:
+                var = self._fresh_loop(axis)
+                values[axis.var] = var
+                nest.append((var, axis.extent))
+        if tile.team > 1 and others is None and (not inner or static(inner[-1].extent) is None):
+            others = self.grid.member < const(1, self.grid.member)  # one of them stores
+        repeats = self._items
+        for _, extent in nest:
+            repeats *= static(extent) or 1
+        scope = outermost
+        if nest:
+            hidden = [v for v in self._atoms if not any(v.same_as(a) for a, _ in self.grid.atoms)]
+            scope = _Scope(outermost, (*(var for var, _ in nest), *hidden), repeats, [*first])
+        stores = []
+        for store in sink.stores:
+            condition = None
+            if store.condition is not None:
+                condition = self._pull(substitute(store.condition, values), scope)
+            value = self._pull(substitute(store.value, values), scope)
+            indices = [self._pull(substitute(i, values), scope) for i in store.indices]
+            stores.append((store.buffer, indices, value, condition))
+        written = self._write(stores, lane)
+        if not nest:
+            return [*outermost.statements, when(others, sequence(written))]
+        each = when(others, sequence([*scope.statements, *written]))
+        return [*outermost.statements, loops(nest, each)]
+
+    def _write(self, stores: list[Any], lane: Lane | None) -> list[Any]:
+        """Stores of all points of the tile."""
+        row_condition = None
+        for d, _ in self.tile.rows:
+            if d in self.grid.fresh:
+                row_condition = both(row_condition, self.grid.fresh[d])
+        own = self.tile.lane if lane is self._lane else None
+        part = self.grid.fresh.get(own) if own is not None else None
+        statements = []
+        for store in stores:
+            if lane is None:
+                body = self._one_store(store)
+            else:
+                body = self._lane_store(store, lane, part, own)
+            statements.append(self._over_rows(when(row_condition, body), ForKind.UNROLLED))
+        return statements
+
+    def _one_store(self, store: Any) -> Any:
+        buffer, indices, value, condition = store
+        simple = self.analyzer.simplify
+        body = tirx.BufferStore(buffer, value, [simple(i) for i in indices])
+        return when(condition, body)
+
+    def _lane_store(self, store: Any, lane: Lane, part: Any, own: int | None) -> Any:
+        buffer, indices, value, condition = store
+        if condition is not None and uses(condition, lane.var):
+            return loop(
+                lane.var,
+                const(lane.width, lane.var),
+                when(both(part, condition), self._one_store((buffer, indices, value, None))),
+                ForKind.UNROLLED,
+            )
+        before: list[Any] = []
+        vector = lane.split(
+            value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
+        )
+        contiguous = lane.stride(buffer, indices) == 1
+        width = const(lane.width, lane.var)
+        places = lane.along(indices)
+        if contiguous and part is None:
+            direct = tirx.BufferStore(buffer, vector, places)
+            stored = loop(lane.var, width, direct, ForKind.VECTORIZED)
+            return when(condition, sequence([*before, stored]))
+        kept = self._private("result", [lane.width], dtype_of(value))
+        here = BufferLoad(kept, [lane.var])
+        keep = loop(lane.var, width, tirx.BufferStore(kept, vector, [lane.var]), ForKind.VECTORIZED)
+        one = tirx.BufferStore(buffer, here, list(indices))
+        apart = loop(lane.var, width, when(part, one))
+        if contiguous and own is not None:
+            direct = tirx.BufferStore(buffer, here, places)
+            whole = loop(lane.var, width, direct, ForKind.VECTORIZED)
+            apart = tirx.IfThenElse(self.grid.whole(own), whole, apart)
+        return when(condition, sequence([*before, keep, apart]))
+
+    # ---- stages -----------------------------------------------------------------------------
+
+    def _pull(self, expr: Any, scope: _Scope) -> Any:
+        """Expression whose loads of stages are loads of registers, computed in `scope`."""
+
+        def replace(load: TensorLoad) -> Any:
+            stage = self.kernel.makers.get(load.source)
+            if stage is None:
+                return load
+            return self._result(stage, load, scope)
+
+        return structural_map(expr, (TensorLoad, replace))
+
+    def _result(self, stage: Stage, load: TensorLoad, scope: _Scope) -> Any:
+        point = point_of(stage, load.source, list(load.indices))
+        at = [self._inside(point[axis.var], axis) for axis in stage.spatial]
+        while scope.parent is not None and not any(
+            uses(value, var) for var in scope.variables for value in at
+        ):
+            scope = scope.parent
+        seen: _Scope | None = scope
+        while seen is not None:
+            for made, where, registers in seen.results:
+                if made is stage and all(
+                    structural_equal(a, b) for a, b in zip(at, where, strict=True)
+                ):
+                    return registers[load.source]
+            seen = seen.parent
+        registers = self._compute(stage, at, scope)
+        scope.results.append((stage, at, registers))
+        return registers[load.source]
+
+    def _inside(self, value: Any, axis: Axis) -> Any:
+        """Index that is inside the axis whatever the condition around the load was."""
+        value = self.analyzer.simplify(value)
+        if dtype_of(value) != dtype_of(axis.var):
+            value = tirx.Cast(dtype_of(axis.var), value)
+        last = axis.extent - const(1, axis.extent)
+        zero = const(0, axis.var)
+        if not self.analyzer.can_prove(value <= last):
+            value = tirx.min(value, last)
+        if not self.analyzer.can_prove(value >= zero):
+            value = tirx.max(value, zero)
+        return value
+
+    def _compute(self, stage: Stage, at: list[Any], scope: _Scope) -> dict[Any, Any]:
+        """Put the computation of a stage's element into a scope; returns its registers' loads."""
+        rows = [(var, n) for var, n in self._rows if any(uses(value, var) for value in at)]
+        lane = self._lane
+        if lane is not None and not any(uses(value, lane.var) for value in at):
+            lane = None
+        shape = [n for _, n in rows] + ([lane.width] if lane is not None else [])
+        place = [var for var, _ in rows] + ([lane.var] if lane is not None else [])
+        if not place:
+            shape, place = [1], [tirx.IntImm("int32", 0)]
+        registers = {
+            store.buffer: BufferLoad(
+                self._private(store.buffer.name, shape, dtype_of(store.buffer)), place
+            )
+            for store in stage.stores
+        }
+        values = {axis.var: value for axis, value in zip(stage.spatial, at, strict=True)}
+        reduced = [axis for axis in stage.axes if axis.reduced]
+        if self.tile.team > 1 and scope.parent is None:
+            inside = _Scope(scope, (), scope.repeats)
+            if together(self, stage, values, registers, self.grid.member, scope, inside):
+                return registers
+        partial = None
+        if lane is None and self.tile.inner_width > 1 and reduced:
+            partial = partial_of(self, stage, values, reduced)
+        if partial is not None:
+            self._reduce_by_lanes(stage, partial, registers, rows, scope)
+            return registers
+        nest = []
+        for axis in reduced:
+            values[axis.var] = self._fresh_loop(axis)
+            nest.append((values[axis.var], axis.extent))
+        repeats = scope.repeats
+        for _, extent in nest:
+            repeats *= static(extent) or 1
+        inside = _Scope(scope, tuple(var for var, _ in nest), repeats) if nest else scope
+        if stage.is_reduction:
+            for store, initial in zip(stage.stores, stage.initial, strict=True):
+                start = self._pull(substitute(initial, values), scope)
+                scope.statements.append(self._assign(registers[store.buffer], start, rows, lane))
+        updates = []
+        for store in stage.stores:
+            value = replace_loads(
+                substitute(store.value, values),
+                {store.buffer: lambda _i, r=registers[store.buffer]: r},
+            )
+            value = self._simplified(self._pull(value, inside))
+            updates.append(self._assign(registers[store.buffer], value, rows, lane))
+        points = 1
+        for n in shape:
+            points *= n
+        self.operations += repeats * points * len(stage.stores)
+        if nest:
+            scope.statements.append(loops(nest, sequence([*inside.statements, *updates])))
+        else:
+            scope.statements += updates
+        return registers
+
+    def _reduce_by_lanes(
+        self,
+        stage: Stage,
+        partial: Partial,
+        registers: dict[Any, Any],
+        rows: list[tuple[Any, int]],
+        scope: _Scope,
+    ) -> None:
+        """Reduce with one partial result per lane, then over the lanes, then what is left over."""
+        lane, lane_at = partial.lane, partial.lane.var
+        shape = [n for _, n in rows] + [lane.width]
+        place = [var for var, _ in rows] + [lane_at]
+        repeats = scope.repeats
+        for _, extent in partial.nest:
+            repeats *= static(extent) or 1
+        inside = _Scope(
+            scope,
+            (*(var for var, _ in partial.nest), lane_at, *partial.atoms),
+            repeats * lane.width,
+            [*partial.hidden],
+        )
+        updates, after = [], []
+        for store, combine, start in zip(
+            stage.stores, partial.combines, partial.starts, strict=True
+        ):
+            lanes = self._private(f"{store.buffer.name}_lanes", shape, dtype_of(store.buffer))
+            scope.statements.append(
+                self._assign(BufferLoad(lanes, place), start, rows, lane, False)
+            )
+            operand = self._simplified(self._pull(partial.operand(store, partial.values), inside))
+            updates.append(
+                self._assign(
+                    BufferLoad(lanes, place), combine(BufferLoad(lanes, place), operand), rows, lane
+                )
+            )
+            width = lane.width
+            while width > 1:
+                width //= 2
+                low = tirx.Var(self._name("low"), lane_at.ty)
+                ahead = [var for var, _ in rows]
+                fold = tirx.BufferStore(
+                    lanes,
+                    combine(
+                        BufferLoad(lanes, [*ahead, low]),
+                        BufferLoad(lanes, [*ahead, low + const(width, low)]),
+                    ),
+                    [*ahead, low],
+                )
+                kind = ForKind.VECTORIZED if width > 1 else ForKind.SERIAL
+                after.append(
+                    self._over(rows, loop(low, const(width, low), fold, kind), ForKind.UNROLLED)
+                )
+            total = registers[store.buffer]
+            first = BufferLoad(lanes, [*(var for var, _ in rows), const(0, lane_at)])
+            initial = self._pull(substitute(store_initial(stage, store), partial.values), scope)
+            after.append(self._assign(total, combine(initial, first), rows, None))
+        scope.statements.append(loops(partial.nest, sequence([*inside.statements, *updates])))
+        scope.statements += after
+        self.operations += inside.repeats * len(stage.stores)
+        for _, n in rows:
+            self.operations += (n - 1) * inside.repeats * len(stage.stores)
+        if not partial.tail:
+            return
+        inside = _Scope(scope, tuple(var for var, _ in partial.tail), repeats)
+        updates = []
+        for store, combine in zip(stage.stores, partial.combines, strict=True):
+            operand = self._simplified(
+                self._pull(partial.operand(store, partial.tail_values), inside)
+            )
+            total = registers[store.buffer]
+            updates.append(self._assign(total, combine(total, operand), rows, None))
+        scope.statements.append(loops(partial.tail, sequence([*inside.statements, *updates])))
+
+
+def store_initial(stage: Stage, store: Any) -> Any:
+    """Initial value of what a store of a reduction accumulates."""
+    return next(
+        value for other, value in zip(stage.stores, stage.initial, strict=True) if other is store
+    )

@@ -1,0 +1,40 @@
+"""The rule that takes what no other does: a work-item for each point of the output."""
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+from tvm.target import Target
+
+from .base import RuleDeclined
+from .emit import WorkItem
+from .kernel import read_kernel
+from .limits import limits_of
+from .tile import Tile
+from .work import least_operations
+
+# More repeated work than this is left to TVM's rules, which launch several kernels instead.
+MOST_REPEATED = 4.0
+FEW_OPERATIONS = 2_000_000
+
+
+class Generic:
+    """Compute each output element on its own, with all that it needs, in one launch.
+
+    Always correct. Declines where stages would be computed anew so often that several launches
+    are better.
+    """
+
+    name = "Generic"
+
+    def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule:
+        """Return a schedule; raise RuleDeclined with the reason."""
+        limits = limits_of(target)
+        kernel = read_kernel(func)
+        item = WorkItem(kernel, Tile(group=min(limits.max_group, 64)))
+        schedule = item.schedule()
+        least = least_operations(kernel)
+        if item.operations > max(FEW_OPERATIONS, MOST_REPEATED * least):
+            raise RuleDeclined(
+                f"one launch would do {item.operations} updates where {least} are needed"
+            )
+        return schedule

@@ -1,0 +1,184 @@
+"""Expressions along a vector lane: what becomes vector code, and what is computed lane by lane.
+
+::
+
+    A[i, k] * B[k, j + lane]                         vector: the first operand is broadcast
+    A[i, k] * B[j + lane, k]                    →    t[lane] = B[j + lane, k]  lane by lane, then
+                                                     A[i, k] * t[lane]         as a vector
+    if_then_else(j + lane < 7, A[j + lane], 0)  →    the whole choice lane by lane
+
+TVM turns a vectorised loop with a condition that depends on the lane into scalar code as a whole,
+so such operands are taken out first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import sym, tirx
+from tvm.ir.expr import TensorLoad
+from tvm.ir.prim import expr as prim
+from tvm.tirx import BufferLoad
+from tvm_ffi import structural_walk
+
+from smartmem_tvm.analysis.expressions import substitute, uses
+
+from .statements import const, dtype_of, private, static
+
+_COMPARISONS = (prim.LT, prim.LE, prim.GT, prim.GE, prim.EQ, prim.NE)
+_CONNECTIVES = (prim.And, prim.Or, prim.Not)
+IF_THEN_ELSE = tvm.ir.Op.get("prim.if_then_else")
+
+
+def element_offset(buffer: Any, indices: Any) -> Any:
+    """Position of an element in its buffer, row by row."""
+    offset = None
+    for index, extent in zip(indices, buffer.ty.shape, strict=True):
+        offset = index if offset is None else offset * extent + index
+    return offset
+
+
+@dataclass
+class Lane:
+    """A loop variable that becomes a vector lane.
+
+    Attributes
+    ----------
+    var : tvm.ir.Var
+        The variable, from 0 to width.
+    width : int
+        Number of lanes.
+    analyzer : tvm.sym.Analyzer
+        Knows the bounds of every variable around.
+    """
+
+    var: Any
+    width: int
+    analyzer: sym.Analyzer
+    _before_last: Any = None
+    _steps: dict[Any, int | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        zero = const(0, self.var)
+        self.analyzer.bind(self.var, tvm.ir.Range(zero, const(self.width, self.var)))
+        self._before_last = tirx.Var(f"{self.var.name}_before_last", self.var.ty)
+        self.analyzer.bind(
+            self._before_last, tvm.ir.Range(zero, const(max(self.width - 1, 1), self.var))
+        )
+
+    def step(self, expr: Any) -> int | None:
+        """Constant by which the integer grows from lane to lane, None when there is none."""
+        if not uses(expr, self.var):
+            return 0
+        here = substitute(expr, {self.var: self._before_last})
+        there = substitute(expr, {self.var: self._before_last + const(1, self.var)})
+        grown = self.analyzer.simplify(there - here)
+        return static(grown)
+
+    def stride(self, buffer: Any, indices: Any) -> int | None:
+        """Elements from lane to lane in the buffer's memory, None when that varies."""
+        if any(_has_load(index, self.var) for index in indices):
+            return None
+        return self.step(element_offset(buffer, indices))
+
+    def along(self, indices: Any) -> list[Any]:
+        """Indices written as first lane plus lane, where that is what they are."""
+        written = []
+        for index in indices:
+            step = self.step(index) if not _has_load(index, self.var) else None
+            if step is None:
+                written.append(self.analyzer.simplify(index))
+                continue
+            first = self.analyzer.simplify(substitute(index, {self.var: const(0, self.var)}))
+            written.append(first if step == 0 else first + self.var * const(step, self.var))
+        return written
+
+    def split(
+        self,
+        value: Any,
+        stage: Callable[[Any], Any],
+        scalar: Callable[[Any], Any] = lambda part: part,
+    ) -> Any:
+        """Vector form of a value.
+
+        Parameters
+        ----------
+        value
+            An expression.
+        stage
+            Receives a part that has no vector form and gives the load, at this lane, of the
+            buffer that will hold it.
+        scalar
+            Receives a part that is the same in all lanes and gives what stands for it.
+        """
+
+        def visit(node: Any, mutator: Any) -> Any:
+            if not uses(node, self.var):
+                return scalar(node) if _is_float(node) else node
+            if not self._vectorisable_root(node):
+                return stage(node)
+            if isinstance(node, TensorLoad):
+                return BufferLoad(node.source, self.along(node.indices))
+            if isinstance(node, tvm.ir.Call):
+                arguments = [mutator.mutate(argument) for argument in node.args]
+                return tvm.ir.Call(node.op, arguments, node.attrs, ret_ty=node.ty)
+            return mutator.default_mutate(node)
+
+        if not uses(value, self.var):
+            return scalar(value)
+        return tvm_ffi.structural_mutate(value, (tvm.ir.Expr, visit))
+
+    def _vectorisable_root(self, node: Any) -> bool:
+        """Whether the node itself, its operands aside, has a vector form."""
+        if isinstance(node, TensorLoad):
+            return self.stride(node.source, node.indices) in (0, 1)
+        if isinstance(node, tvm.ir.Var):
+            return False
+        if isinstance(node, tirx.Select):
+            return self._vector_condition(node.condition)
+        if not _is_float(node):
+            # Reached inside the condition of a choice that was found to be fine.
+            return isinstance(node, (*_COMPARISONS, *_CONNECTIVES))
+        if isinstance(node, tirx.Cast):
+            return _is_float(node.value)
+        if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
+            condition, *choices = node.args
+            return not uses(condition, self.var) and all(self._whole(choice) for choice in choices)
+        return True
+
+    def _vector_condition(self, condition: Any) -> bool:
+        """Whether a condition compares vectors of floats that have a vector form."""
+        if not uses(condition, self.var):
+            return False  # a scalar condition: TVM would make a vector of it
+        if isinstance(condition, _COMPARISONS):
+            return all(_is_float(e) and self._whole(e) for e in (condition.a, condition.b))
+        if isinstance(condition, prim.Not):
+            return self._vector_condition(condition.a)
+        return isinstance(condition, _CONNECTIVES) and all(
+            self._vector_condition(e) for e in (condition.a, condition.b)
+        )
+
+    def _whole(self, value: Any) -> bool:
+        """Whether all of a value has a vector form."""
+        found: list[Any] = []
+        self.split(value, lambda part: found.append(part) or part)
+        return not found
+
+
+def _has_load(expr: Any, var: Any) -> bool:
+    found: list[Any] = []
+    structural_walk(expr, (TensorLoad, found.append))
+    return any(uses(load, var) for load in found)
+
+
+def _is_float(expr: Any) -> bool:
+    return dtype_of(expr).startswith("float")
+
+
+def staging_buffer(width: int, part: Any, number: int) -> Any:
+    """Buffer for an operand that is gathered lane by lane."""
+    return private(f"lanes_{number}", [width], dtype_of(part))

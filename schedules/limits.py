@@ -1,0 +1,75 @@
+"""What schedule rules may ask of a device: limits and preferred shapes, never a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.target import Target
+
+from smartmem_tvm.devices import AUTO, DeviceProfile, profile_from_target, resolve_profile
+from smartmem_tvm.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class ScheduleLimits:
+    """Figures of a device that shape a kernel.
+
+    Attributes
+    ----------
+    max_group : int
+        Most work-items in a work-group.
+    vector_width : int
+        Lanes of the widest useful vector of float32.
+    register_tile : tuple[int, int]
+        Rows and columns of an output tile that one work-item keeps in registers.
+    local_bytes : int
+        Bytes of local (shared) memory of a work-group.
+    subgroup : int
+        Work-items that run in lock step; 1 where each runs alone, as on a processor.
+    """
+
+    max_group: int
+    vector_width: int
+    register_tile: tuple[int, int]
+    local_bytes: int
+    subgroup: int
+
+    @property
+    def lock_step(self) -> bool:
+        """Whether neighbouring work-items share their memory transactions, as on a GPU."""
+        return self.subgroup > 1
+
+
+def limits_of(target: Target) -> ScheduleLimits:
+    """Limits of a target; what it does not say is taken from the profile that made it.
+
+    A target that no known profile made gets cautious figures, legal on any device.
+    """
+    profile = profile_from_target(target)
+    if profile is None and str(target.attrs.get("model")) == AUTO:
+        profile = _this_device()
+    if profile is None:
+        vector_width, register_tile, subgroup = 4, (4, 4), 1
+        default_group, local_bytes = 256, 0
+    else:
+        vector_width = profile.compute.vector_width
+        register_tile = profile.compute.register_tile
+        subgroup = profile.work_group.subgroup_size
+        default_group = profile.work_group.default_size
+        local_bytes = profile.local_memory.bytes
+    group = target.attrs.get("max_num_threads")
+    local = target.attrs.get("max_shared_memory_per_block")
+    return ScheduleLimits(
+        default_group if group is None else int(group),
+        vector_width,
+        register_tile,
+        local_bytes if local is None else int(local),
+        subgroup,
+    )
+
+
+def _this_device() -> DeviceProfile | None:
+    try:
+        return resolve_profile(AUTO)
+    except DeviceError:  # compiled for a device elsewhere, and this machine has none
+        return None

@@ -1,0 +1,189 @@
+"""Reductions along vector lanes: one partial result per lane, combined at the end.
+
+::
+
+    for k in range(70): s += x[k]          →    for k, l in (4, vector 16): p[l] += x[16 * k + l]
+                                                s = 0 + p[0] + … + p[15]
+                                                for k in range(6): s += x[64 + k]
+
+Legal for reductions whose update combines the old value with an operand that does not read it, by
+an operator that may be reordered: sum, product, maximum, minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+from tvm.ir.prim import expr as prim
+from tvm_ffi import structural_walk
+
+from smartmem_tvm.analysis.computation import Axis, Stage, Store
+from smartmem_tvm.analysis.expressions import substitute
+
+from .lanes import Lane
+from .statements import const, dtype_of, static
+
+_OPERATORS = (prim.Add, prim.Mul, prim.Max, prim.Min)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A reduction along lanes.
+
+    Attributes
+    ----------
+    lane : Lane
+        The lanes.
+    nest, values : list, dict
+        Loops around a vector, and the values of all axes inside.
+    tail, tail_values : list, dict
+        The same for what is left over; no loops when nothing is.
+    hidden, atoms : list
+        Statements at the start of the nest, and the variables whose values they keep.
+    combines, starts : list
+        Operator and neutral value of each store.
+    """
+
+    lane: Lane
+    nest: list[tuple[Any, Any]]
+    values: dict[Any, Any]
+    tail: list[tuple[Any, Any]]
+    tail_values: dict[Any, Any]
+    combines: list[Callable[[Any, Any], Any]]
+    starts: list[Any]
+    hidden: list[Any]
+    atoms: list[Any]
+
+    def operand(self, store: Store, values: dict[Any, Any]) -> Any:
+        """What is combined with the old value, at given values of the axes."""
+        _, operand = split_update(store)
+        return substitute(operand, values)
+
+
+def split_update(store: Store) -> tuple[Any, Any] | None:
+    """Operator and operand of ``value = operator(value, operand)``; None for other updates."""
+    value = store.value
+    if not isinstance(value, _OPERATORS):
+        return None
+    for old, operand in ((value.a, value.b), (value.b, value.a)):
+        if isinstance(old, TensorLoad) and old.source.same_as(store.buffer):
+            loads: list[TensorLoad] = []
+            structural_walk(operand, (TensorLoad, loads.append))
+            if not any(load.source.same_as(store.buffer) for load in loads):
+                return type(value), operand
+    return None
+
+
+def partial_of(
+    builder: Any, stage: Stage, values: dict[Any, Any], reduced: list[Axis]
+) -> Partial | None:
+    """The reduction along lanes, None where it has no such form or gains nothing."""
+    updates = [split_update(store) for store in stage.stores]
+    if any(update is None for update in updates):
+        return None
+    extents = [static(axis.extent) for axis in reduced]
+    if any(extent is None for extent in extents):
+        return None
+    for fused in range(1, len(reduced) + 1):
+        found = _along_last(builder, stage, values, reduced, fused, [u[1] for u in updates])
+        if found is not None:
+            lane, nest, inside, tail, rest, hidden, atoms = found
+            starts = [
+                neutral(operator, store, initial)
+                for (operator, _), store, initial in zip(
+                    updates, stage.stores, stage.initial, strict=True
+                )
+            ]
+            combines = [operator for operator, _ in updates]
+            return Partial(lane, nest, inside, tail, rest, combines, starts, hidden, atoms)
+    return None
+
+
+def _along_last(
+    builder: Any,
+    stage: Stage,
+    values: dict[Any, Any],
+    reduced: list[Axis],
+    fused: int,
+    operands: list[Any],
+) -> Any:
+    """Lanes along the last `fused` reduced axes taken as one; None where loads do not allow it."""
+    head, last = reduced[: len(reduced) - fused], reduced[len(reduced) - fused :]
+    extent = 1
+    for axis in last:
+        extent *= int(axis.extent)
+    width = builder.tile.inner_width
+    while width > extent:
+        width //= 2
+    if width < 2:
+        return None
+    like = last[-1].var
+    analyzer = builder.analyzer
+    lane = Lane(tirx.Var(builder._name("lane"), like.ty), width, analyzer)
+    chunk = tirx.Var(builder._name("r"), like.ty)
+    chunks = extent // width
+    analyzer.bind(chunk, tvm.ir.Range(const(0, chunk), const(chunks, chunk)))
+    outer = [(builder._fresh_loop(axis), axis) for axis in head]
+    around = {**values, **{axis.var: var for var, axis in outer}}
+
+    def at(position: Any) -> dict[Any, Any]:
+        inside, rest = dict(around), position
+        for axis in reversed(last):
+            one = axis is last[0]
+            inside[axis.var] = rest if one else rest % const(int(axis.extent), rest)
+            rest = rest if one else rest // const(int(axis.extent), rest)
+        return inside
+
+    begin, hidden = chunk * const(width, chunk), []
+    if fused > 1:
+        atom = tirx.Var(builder._name("first"), like.ty)
+        analyzer.bind(atom, tvm.ir.Range(const(0, atom), const((chunks - 1) * width + 1, atom)))
+        hidden.append((atom, begin))
+        begin = atom
+    inside = at(begin + lane.var)
+    strides = []
+    for operand in operands:
+        loads: list[TensorLoad] = []
+        structural_walk(substitute(operand, inside), (TensorLoad, loads.append))
+        strides += [
+            lane.stride(load.source, load.indices)
+            for load in loads
+            if load.source not in builder.kernel.makers
+        ]
+    if any(stride not in (0, 1) for stride in strides) or not any(strides):
+        return None
+    nest = [(var, axis.extent) for var, axis in outer]
+    tail: list[tuple[Any, Any]] = []
+    rest: dict[Any, Any] = {}
+    if extent % width:
+        left = tirx.Var(builder._name("r"), like.ty)
+        analyzer.bind(left, tvm.ir.Range(const(0, left), const(extent % width, left)))
+        again = [(builder._fresh_loop(axis), axis) for axis in head]
+        around = {**values, **{axis.var: var for var, axis in again}}
+        rest = at(left + const(chunks * width, left))
+        tail = [*((var, axis.extent) for var, axis in again), (left, const(extent % width, left))]
+    kept = [builder._hide(atom, value) for atom, value in hidden]
+    return (
+        lane,
+        [*nest, (chunk, const(chunks, chunk))],
+        inside,
+        tail,
+        rest,
+        kept,
+        [a for a, _ in hidden],
+    )
+
+
+def neutral(operator: Any, store: Store, initial: Any) -> Any:
+    """Value that changes nothing when it is combined; for maxima the initial value serves."""
+    dtype = dtype_of(store.buffer)
+    if operator is prim.Add:
+        return tirx.const(0, dtype)
+    if operator is prim.Mul:
+        return tirx.const(1, dtype)
+    return initial

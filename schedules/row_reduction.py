@@ -1,0 +1,64 @@
+"""Row reductions: results that several outputs share, as in softmax and normalisations.
+
+::
+
+    for k: M[i] = max(M[i], x[i, k])                 a work-item owns a row i:
+    for k: S[i] += exp(x[i, k] - M[i])          →    M in a register, then S, then all j
+    for j: O[i, j] = exp(x[i, j] - M[i]) / S[i]
+
+Lanes run along the row, in the reductions and in the stores, or across rows where neighbouring
+rows lie side by side in memory. Elementwise values of a row are computed again, not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tvm import s_tir, tirx
+from tvm.target import Target
+
+from .base import RuleDeclined
+from .choose import cheapest, widths
+from .contraction import as_team, with_group
+from .cost import Costs, costs_of
+from .emit import WorkItem
+from .limits import ScheduleLimits, limits_of
+from .tile import Tile
+
+
+class RowReduction:
+    """A work-item for each row, or for as many rows as a vector has lanes."""
+
+    name = "RowReduction"
+
+    def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule:
+        """Return a schedule; raise RuleDeclined with the reason."""
+        limits = limits_of(target)
+        costs = costs_of(func, limits)
+        kernel = costs.kernel
+        if not kernel.reductions:
+            raise RuleDeclined("nothing is reduced")
+        if any(work.nested for work in costs.work):
+            raise RuleDeclined("a stage is read inside another reduction")
+        used = frozenset().union(*(work.axes for work in costs.work[:-1]))
+        inner = tuple(
+            d
+            for d in range(len(costs.extents))
+            if d not in used and (costs.extents[d] > 1 or costs.symbolic[d])
+        )
+        if not inner:
+            raise RuleDeclined("every output has reductions of its own")
+        tile = as_team(cheapest(costs, _tiles(costs, inner, limits)), costs, limits)
+        return WorkItem(kernel, with_group(tile, costs, limits)).schedule()
+
+
+def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:
+    last = costs.extents[inner[-1]] if not costs.symbolic[inner[-1]] else 1
+    for width in widths(last, limits.vector_width):
+        yield Tile(inner=inner, inner_width=width)
+    yield Tile(inner=inner)
+    for d, extent in enumerate(costs.extents):
+        if d not in inner and not costs.symbolic[d]:
+            for width in widths(extent, limits.vector_width):
+                yield replace(Tile(inner=inner), lane=d, width=width)

@@ -1,0 +1,96 @@
+"""Small statements that rules build kernels from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
+from tvm.tirx import ForKind
+
+from smartmem_tvm.analysis.expressions import substitute
+
+TRUE = tirx.IntImm("bool", 1)
+
+
+def static(extent: Any) -> int | None:
+    """Extent as an int, None when it is symbolic."""
+    return int(extent) if isinstance(extent, (int, tirx.IntImm)) else None
+
+
+def dtype_of(expr: Any) -> str:
+    """Type of an expression, or of the elements of a buffer."""
+    return str(getattr(expr.ty.dtype, "dtype", expr.ty.dtype))
+
+
+def const(value: int, like: Any) -> tirx.IntImm:
+    """Integer constant of the type of `like`."""
+    return tirx.IntImm(dtype_of(like), value)
+
+
+def loop(var: Any, extent: Any, body: Any, kind: ForKind = ForKind.SERIAL) -> tirx.For:
+    """Loop from 0. An unrolled or vectorised one gets a variable of its own.
+
+    The variables of a tile run in many such loops, and a variable may be defined only once.
+    """
+    if kind in (ForKind.SERIAL, ForKind.UNROLLED, ForKind.VECTORIZED):
+        own = tirx.Var(var.name, var.ty)
+        body, var = substitute(body, {var: own}), own
+    return tirx.For(var, const(0, var), extent, kind, body)
+
+
+def loops(nest: Sequence[tuple[Any, Any]], body: Any, kind: ForKind = ForKind.SERIAL) -> Any:
+    """Loops around a body, the first outermost."""
+    for var, extent in reversed(nest):
+        body = loop(var, extent, body, kind)
+    return body
+
+
+def bound(var: Any, extent: Any, tag: str, body: Any) -> tirx.For:
+    """Loop that runs along a thread axis."""
+    thread = tirx.IterVar(
+        tvm.ir.Range(const(0, var), extent),
+        tirx.Var(tag, var.ty),
+        tirx.IterVar.ThreadIndex,
+        tag,
+    )
+    return tirx.For(var, const(0, var), extent, ForKind.THREAD_BINDING, body, thread)
+
+
+def sequence(statements: Sequence[Any]) -> Any:
+    """Statements one after the other."""
+    flat: list[Any] = []
+    for statement in statements:
+        flat += statement.seq if isinstance(statement, tirx.SeqStmt) else [statement]
+    return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
+
+
+def when(condition: Any, body: Any) -> Any:
+    """Body under a condition; None stands for true."""
+    return body if condition is None else tirx.IfThenElse(condition, body, None)
+
+
+def both(one: Any, other: Any) -> Any:
+    """Conjunction of conditions; None stands for true."""
+    if one is None or other is None:
+        return other if one is None else one
+    return tirx.And(one, other)
+
+
+def private(name: str, shape: Sequence[int], dtype: str, scope: str = "local") -> Any:
+    """Buffer that a work-item (or a work-group) has for itself."""
+    return tirx.decl_buffer(list(shape), dtype, name, scope=scope, layout=None)
+
+
+def kernel_function(func: tirx.PrimFunc, body: Any) -> tirx.PrimFunc:
+    """The function with another body, in the form that a schedule is made from."""
+    root = SBlock([], [], [], "root", body)
+    whole = SBlockRealize([], TRUE, root)
+    return tirx.PrimFunc(func.params, whole, func.ret_type, func.attrs)
+
+
+def work_item(body: Any, buffers: Sequence[Any]) -> SBlockRealize:
+    """Block of one work-item, with its buffers."""
+    return SBlockRealize([], TRUE, SBlock([], [], [], "work_item", body, None, list(buffers)))

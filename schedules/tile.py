@@ -1,0 +1,46 @@
+"""How a kernel's output is cut into what one work-item computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The part of the sink's domain that one work-item computes, and how.
+
+    Axes are named by their position in the sink. Axes that are named nowhere are covered one
+    point at a time, by as many work-items.
+
+    Attributes
+    ----------
+    rows : tuple[tuple[int, int], ...]
+        Axes of which a work-item computes several points, unrolled, and how many.
+    lane, width : int or None, int
+        Axis that runs along vector lanes, and the number of lanes.
+    inner : tuple[int, ...]
+        Axes that a work-item covers as a whole, with loops, after the stages.
+    inner_width : int
+        Lanes along the last of the inner axes, and along reductions, which then keep a partial
+        result for each lane; 1 for none.
+    group : int
+        Work-items in a work-group, at most.
+    team : int
+        Work-items that compute one tile together: each takes a part of every reduction and of the
+        last inner axis, and partial results meet in local memory. 1 for none; else `rows`, `lane`
+        and `inner_width` stay unused and the team is the work-group.
+    """
+
+    rows: tuple[tuple[int, int], ...] = ()
+    lane: int | None = None
+    width: int = 1
+    inner: tuple[int, ...] = ()
+    inner_width: int = 1
+    group: int = 64
+    team: int = 1
+
+    def size(self, axis: int) -> int:
+        """Points of an axis that a work-item computes at a time."""
+        if axis == self.lane:
+            return self.width
+        return dict(self.rows).get(axis, 1)

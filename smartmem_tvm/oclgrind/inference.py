@@ -1,0 +1,36 @@
+"""One inference of an exported artefact, in a process of its own: what Oclgrind watches.
+
+Kernels are compiled as they are first launched, one by one: Oclgrind's compiler crashes when
+several threads use it, so the parallel build of :class:`smartmem_tvm.artifact.Artifact` is avoided.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from .. import runtime
+from ..manifest import LIBRARY, PARAMETERS
+from ..parameters import ENTRY
+
+
+def main(folder: Path, inputs: Path) -> None:
+    """Load, upload, launch one inference, and wait for it."""
+    device = runtime.device("oclgrind")
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(folder / LIBRARY)), [device])
+    parameters = tvm.runtime.load_param_dict_from_file(str(folder / PARAMETERS))
+    uploaded = tvm.runtime.convert([value.copyto(device) for value in parameters.values()])
+    with np.load(inputs) as arrays:
+        tensors = [
+            tvm.runtime.tensor(arrays[f"input_{i}"], device) for i in range(len(arrays.files))
+        ]
+    machine[ENTRY](*tensors, uploaded)
+    device.sync()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

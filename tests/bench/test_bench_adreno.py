@@ -1,0 +1,117 @@
+"""The mends of TVM's Adreno pipeline."""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
+from tvm.script import tirx as T
+
+from smartmem_tvm.bench.arrays import read_arrays
+from smartmem_tvm.bench.prepare import INPUTS, REFERENCE, Prepare
+from smartmem_tvm.bench.runners.adreno_faults import keep_plain, mended_pipeline, split_by_scopes
+from smartmem_tvm.bench.runners.base import Case
+from smartmem_tvm.bench.runners.upstream_tvm import Adreno
+from smartmem_tvm.checking import output_errors
+
+ADRENO = tvm.target.Target("qcom/adreno-opencl-texture", host="llvm")
+
+
+def convolution(channels, groups):
+    """A 3×3 convolution of a 8×8 image."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", R.Tensor((1, channels, 8, 8), "float32"))
+    w = relax.Var("w", R.Tensor((channels, channels // groups, 3, 3), "float32"))
+    with builder.function("main", [x, w]):
+        with builder.dataflow():
+            out = builder.emit_output(builder.emit(relax.op.nn.conv2d(x, w, groups=groups)))
+        builder.emit_func_output(out)
+    return builder.get()
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "plain"),
+    [(16, 1, False), (16, 4, False), (16, 2, False), (16, 8, True), (16, 16, True), (24, 4, True)],
+)
+def test_grouped_convolutions_stay_plain(channels, groups, plain):
+    before = convolution(channels, groups)
+    after = keep_plain(before)
+    if plain:
+        assert "R.call_tir" in after["main"].script()
+        assert "conv2d(" not in after["main"].script().replace("nn.conv2d(", "")
+    else:
+        tvm.ir.assert_structural_equal(after, before)
+
+
+def test_without_it_depthwise_convolutions_fail():
+    """Once TVM compiles these, keep_plain can go."""
+    with ADRENO, pytest.raises(tvm.error.InternalError, match="Divide by zero"):
+        relax.get_default_pipeline(ADRENO)(convolution(16, 16))
+    with ADRENO:
+        mended_pipeline(ADRENO)(convolution(16, 16))
+
+
+@pytest.mark.slow
+def test_depthwise_convolutions_with_textures_around_them_are_right(tmp_path, opencl_device):
+    """ConvNeXt needs all three mends: depthwise convolutions, shared sums, sums into textures."""
+    Prepare().prepare(Case(tmp_path, tmp_path, "zoo:convnext/micro"))
+    reference = read_arrays(tmp_path / REFERENCE)
+    case = Case(
+        tmp_path,
+        tmp_path,
+        inputs=read_arrays(tmp_path / INPUTS),
+        output_names=tuple(reference),
+    )
+    runner = Adreno()
+    assert runner.prepare(case).details["image_arguments"] > 0
+    runner.load(case)
+    assert max(output_errors(runner.outputs(), reference).values()) < 1e-3
+
+
+@I.ir_module
+class Shared:
+    I.module_global_infos(
+        {
+            "vdevice": [
+                I.vdevice({"kind": "opencl"}, 0, "global"),
+                I.vdevice({"kind": "opencl"}, 0, "global.texture-weight"),
+            ]
+        }
+    )
+
+    @T.prim_func(private=True, s_tir=True)
+    def add(A: T.Buffer((4, 4), "float32"), B: T.Buffer((4, 4), "float32")):
+        for i, j in T.grid(4, 4):
+            with T.sblock("add"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                B[vi, vj] = A[vi, vj] + T.float32(1)
+
+    @R.function
+    def main(x: R.Tensor((4, 4), "float32", "opencl:0:global")):
+        cls = Shared
+        with R.dataflow():
+            a = R.call_tir(cls.add, (x,), R.Tensor((4, 4), "float32", "opencl:1:global"))
+            b = R.call_tir(cls.add, (a,), R.Tensor((4, 4), "float32", "opencl:0:global"))
+            c = R.call_tir(cls.add, (b,), R.Tensor((4, 4), "float32", "opencl:0:global"))
+            R.output(c)
+        return c
+
+
+def test_calls_with_other_scopes_have_other_functions():
+    after = split_by_scopes(Shared)
+    calls = []
+    relax.analysis.post_order_visit(
+        after["main"], lambda e: calls.append(e) if isinstance(e, relax.Call) else None
+    )
+    names = [call.args[0].name_hint for call in calls]
+    scopes = [
+        (call.args[1].fields[0].ty.vdevice.memory_scope, call.ty.vdevice.memory_scope)
+        for call in calls
+    ]
+    # The same scopes, the same function; other scopes, another.
+    assert len(set(names)) == len(set(scopes)) > 1
+    assert len(set(zip(names, scopes, strict=True))) == len(set(names))
+    for name in set(names):
+        tvm.ir.assert_structural_equal(after[name].body, Shared["add"].body, True)

@@ -1,0 +1,118 @@
+"""RowReduction: softmax and normalisations against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from schedule_helpers import check, normal
+from tvm import te, topi
+from tvm.script import tirx as T
+
+
+def _softmax(x, axis):
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((4, 16), 1),
+        ((3, 197), 1),
+        ((7, 5, 49, 49), 3),
+        ((5, 7, 3), 1),
+        ((2, 3, 1000), 2),
+        ((64, 49), 0),
+        ((1, 31), 1),
+    ],
+)
+def test_softmax(shape, axis, opencl_device):
+    data = te.placeholder(shape)
+    func = te.create_prim_func([data, topi.nn.softmax(data, axis)])
+    x = normal(*shape)
+    check(func, [x], [_softmax(x, axis)], opencl_device, rule="RowReduction")
+
+
+def test_softmax_over_one_element(opencl_device):
+    data = te.placeholder((3, 1))
+    check(
+        te.create_prim_func([data, topi.nn.softmax(data)]),
+        [normal(3, 1)],
+        [np.ones((3, 1), "float32")],
+        opencl_device,
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (197, 96), (1, 56, 56, 32), (2, 8, 5, 7), (2, 3, 1)])
+def test_layer_norm(shape, opencl_device):
+    data, gamma, beta = (te.placeholder(s) for s in (shape, shape[-1:], shape[-1:]))
+    axis = [len(shape) - 1]
+    func = te.create_prim_func(
+        [data, gamma, beta, topi.nn.layer_norm(data, gamma, beta, axis, 1e-5)]
+    )
+    x, g, b = normal(*shape), normal(shape[-1], seed=1), normal(shape[-1], seed=2)
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    want = (x - mean) / np.sqrt(var + np.float32(1e-5)) * g + b
+    check(func, [x, g, b], [want], opencl_device)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((1, 32, 8, 8), 8), ((2, 6, 5, 7), 3), ((1, 64, 28, 28), 32)]
+)
+def test_group_norm(shape, groups, opencl_device):
+    # Two results of one reduction, and rows that are quotients of the output's channel.
+    channels = shape[1]
+    data, gamma, beta = (te.placeholder(s) for s in (shape, (channels,), (channels,)))
+    func = te.create_prim_func(
+        [data, gamma, beta, topi.nn.group_norm(data, gamma, beta, groups, 1, [2, 3], 1e-5)]
+    )
+    x, g, b = normal(*shape), normal(channels, seed=1), normal(channels, seed=2)
+    rows = x.reshape(shape[0], groups, -1)
+    mean, var = rows.mean(2, keepdims=True), rows.var(2, keepdims=True)
+    scaled = ((rows - mean) / np.sqrt(var + np.float32(1e-5))).reshape(shape)
+    want = scaled * g.reshape(1, -1, 1, 1) + b.reshape(1, -1, 1, 1)
+    check(func, [x, g, b], [want], opencl_device, rule="RowReduction")
+
+
+@T.prim_func(s_tir=True)
+def normalised_twice(
+    x: T.Buffer((3, 5, 37), "float32"),
+    out: T.Buffer((3, 37, 5), "float32"),
+    total: T.Buffer((3, 5, 37), "float32"),
+):
+    # Rows over [b, r], two outputs over [b, r, c], one of them transposed.
+    s = T.sblock_alloc_buffer((3, 5))
+    q = T.sblock_alloc_buffer((3, 5))
+    for b, r, k in T.grid(3, 5, 37):
+        with T.sblock("s"):
+            vb, vr, vk = T.axis.remap("SSR", [b, r, k])
+            with T.init():
+                s[vb, vr] = T.float32(0)
+            s[vb, vr] = s[vb, vr] + x[vb, vr, vk]
+    for b, r, k in T.grid(3, 5, 37):
+        with T.sblock("q"):
+            vb, vr, vk = T.axis.remap("SSR", [b, r, k])
+            with T.init():
+                q[vb, vr] = T.float32(0)
+            q[vb, vr] = q[vb, vr] + (x[vb, vr, vk] - s[vb, vr]) * (x[vb, vr, vk] - s[vb, vr])
+    for b, r, c in T.grid(3, 5, 37):
+        with T.sblock("sink"):
+            vb, vr, vc = T.axis.remap("SSS", [b, r, c])
+            out[vb, vc, vr] = x[vb, vr, vc] - s[vb, vr]
+            total[vb, vr, vc] = x[vb, vr, vc] * T.rsqrt(q[vb, vr] + T.float32(1))
+
+
+def test_two_outputs_and_dependent_rows(opencl_device):
+    x = normal(3, 5, 37)
+    s = x.sum(2, keepdims=True)
+    q = ((x - s) ** 2).sum(2, keepdims=True)
+    want = [(x - s).transpose(0, 2, 1), x / np.sqrt(q + 1)]
+    check(normalised_twice, [x], want, opencl_device, rule="RowReduction")
+
+
+@pytest.mark.parametrize("profile", ["adreno-740", "mali-g710"])
+def test_other_profiles_run_here(profile, opencl_device):
+    data = te.placeholder((6, 50))
+    x = normal(6, 50)
+    func = te.create_prim_func([data, topi.nn.softmax(data)])
+    check(func, [x], [_softmax(x, 1)], opencl_device, profile=profile)

@@ -14,11 +14,10 @@ from smartmem_tvm.analysis.computation import (
     Axis,
     Stage,
     Store,
-    replace_in_stage,
     substitute_in_stage,
 )
 
-from ._graph import Graph, Node, OpaqueNode
+from ._graph import Graph, Node, OpaqueNode, read_graph
 
 TRUE = tirx.IntImm("bool", 1)
 
@@ -281,8 +280,6 @@ def write_block(graph: Graph, builder: relax.BlockBuilder) -> relax.DataflowBloc
 
 def rewrite_blocks(mod: tvm.IRModule, rewrite: Any) -> tvm.IRModule:
     """Module in which ``rewrite(graph)`` has changed the graph of every dataflow block."""
-    from ._graph import read_graph  # noqa: PLC0415
-
     builder = relax.BlockBuilder(mod)
     changed = {}
     for global_var, func in mod.functions.items():

@@ -1,12 +1,12 @@
 """A dataflow block as a graph of stages over shared buffers, for the passes that merge kernels.
 
-Every tensor of the block, whoever makes it, is one buffer. A :class:`Node` is one ``call_tir`` whose
-PrimFunc could be read (:mod:`smartmem_tvm.analysis.computation`): its stages read and write these
-buffers directly, so that joining two nodes is joining their lists of stages. What could not be read
-is an :class:`OpaqueNode` and keeps its binding as it was.
+Every tensor of the block, whoever makes it, is one buffer. A :class:`Node` is one ``call_tir``
+whose PrimFunc could be read (:mod:`smartmem_tvm.analysis.computation`): its stages read and write
+these buffers directly, so that joining two nodes is joining their lists of stages. What could not
+be read is an :class:`OpaqueNode` and keeps its binding as it was.
 
-:func:`read_graph` and :func:`write_block` are each other's inverse but for names and order: bindings
-come back in an order in which everything is defined before it is used.
+:func:`read_graph` and :func:`write_block` are each other's inverse but for names and order:
+bindings come back in an order in which everything is defined before it is used.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Graph:
         return found
 
     def sort(self) -> None:
-        """Put the nodes in an order of dependence, the given one where nothing speaks against it."""
+        """Put the nodes in an order of dependence, the given one where that allows it."""
         position = {node: number for number, node in enumerate(self.nodes)}
         producers = self.producers()
         waiting: dict[Node | OpaqueNode, int] = {}

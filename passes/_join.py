@@ -218,8 +218,8 @@ def _share(
 def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Refusal:
     """Kernel with the reader as its last stage and its former outputs internal.
 
-    Each element of the kernel's output must belong to one row of the reader: the loads of it use some
-    of the reader's axes, and these alone number its elements.
+    Each element of the kernel's output must belong to one row of the reader: the loads of it use
+    some of the reader's axes, and these alone number its elements.
     """
     if needed:
         return Refusal(f"'{next(iter(needed)).name}' is read by others too")

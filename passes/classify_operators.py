@@ -9,8 +9,8 @@ The class is derived from the function's blocks (:mod:`smartmem_tvm.analysis.lay
 second attribute lists, for each parameter, the dimensions that reduced axes run along. An opaque
 function also says why, in ``smartmem.opaque_reason``.
 
-Requires: PrimFuncs. Guarantees: attributes on every PrimFunc; nothing else changes. Source: SmartMem,
-section 3.1, table 4.
+Requires: PrimFuncs. Guarantees: attributes on every PrimFunc; nothing else changes. Source:
+SmartMem, section 3.1, table 4.
 """
 
 from __future__ import annotations

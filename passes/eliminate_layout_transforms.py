@@ -7,15 +7,15 @@
     D = exp(C)            D[k] = exp(C[k])
 
 Fixed operators (:mod:`smartmem_tvm.analysis.layout_class`) are relayouts and selections: slice,
-split, pad, broadcast, concat, gather, window partition, roll. A view is composed in one step through
-any number of them and simplified under the bounds of the reader's axes. Several readers get a view
-each; several producers become one load with a condition on the index.
+split, pad, broadcast, concat, gather, window partition, roll. A view is composed in one step
+through any number of them and simplified under the bounds of the reader's axes. Several readers get
+a view each; several producers become one load with a condition on the index.
 
 Kept, with the reason: what a graph output or an opaque operator reads, because nobody is left to
 read through the view. (FuseOperators lets the producer write those in place.)
 
-Requires: PrimFuncs (LegalizeOps). Guarantees: the same values; a fixed operator that is left is read
-by a graph output or an opaque operator. Source: SmartMem, sections 3.1 and 3.2.1.
+Requires: PrimFuncs (LegalizeOps). Guarantees: the same values; a fixed operator that is left is
+read by a graph output or an opaque operator. Source: SmartMem, sections 3.1 and 3.2.1.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@ one-to-many mappings; :mod:`._join` has the sketches):
 
 1. *epilogue* of the kernel that makes its latest operand, through any bijective map;
 2. *broadcast epilogue* of a kernel that reduces over as many elements;
-3. *prologue* of every reader: computed where it is read, as often as it is read, when the cost model
-   finds that cheaper than a kernel of its own (:mod:`._cost`);
+3. *prologue* of every reader: computed where it is read, as often as it is read, when the cost
+   model finds that cheaper than a kernel of its own (:mod:`._cost`);
 4. what is left stays a kernel, with the reasons of the three refusals.
 
 A fixed operator that :class:`EliminateLayoutTransforms` had to keep joins the kernel that makes its
 operand in the same way: the kernel writes the graph output in its final order.
 
-Requires: PrimFuncs. Guarantees: the same values up to the order of no operation; every kernel has one
-stage that writes all its outputs. Source: SmartMem, tables 5 and 6; DNNFusion, table 3.
+Requires: PrimFuncs. Guarantees: the same values up to the order of no operation; every kernel has
+one stage that writes all its outputs. Source: SmartMem, tables 5 and 6; DNNFusion, table 3.
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@
     v, i = R.topk(x, k)   →   rank[r, n] = number of m with x[r, m] before x[r, n]
                               if rank[r, n] < k:  v[r, rank[r, n]] = x[r, n];  i[r, rank[r, n]] = n
 
-TVM's sort for GPUs copies the values and the indices, merges in several launches and cuts the result
-out: of its kernels most only move data. Ranking costs the square of the row's length, which for rows
-up to :data:`LONGEST` is less than those launches. Equal values keep their order.
+TVM's sort for GPUs copies the values and the indices, merges in several launches and cuts the
+result out: of its kernels most only move data. Ranking costs the square of the row's length, which
+for rows up to :data:`LONGEST` is less than those launches. Equal values keep their order.
 
 Legal for static shapes; other calls stay for TVM's legalisation.
 
-Requires: Relax operators, before LegalizeOps. Guarantees: the same values; equal elements come in the
-order of their positions.
+Requires: Relax operators, before LegalizeOps. Guarantees: the same values; equal elements come in
+the order of their positions.
 """
 
 from __future__ import annotations

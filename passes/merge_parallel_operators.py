@@ -2,15 +2,15 @@
 
 ::
 
-    q = matmul(x, wq)                 q[i, j] = sum(x[i, k] * wq[k, j])
-    k = matmul(x, wk)           →     k[i, j] = sum(x[i, k] * wk[k, j])      one kernel, outputs q, k, v
-    v = matmul(x, wv)                 v[i, j] = sum(x[i, k] * wv[k, j])
+    q = matmul(x, wq)           q[i, j] = sum(x[i, k] * wq[k, j])
+    k = matmul(x, wk)      →    k[i, j] = sum(x[i, k] * wk[k, j])      one kernel, outputs q, k, v
+    v = matmul(x, wv)           v[i, j] = sum(x[i, k] * wv[k, j])
 
     m = mean(x);  s = variance(x)  →  one kernel, outputs m, s; the sum that both need, once
 
 Legal when the last stages have the same spatial extents, the reductions the same reduced extents,
-each reads one tensor that the other reads too and that is not a constant, and neither depends on the
-other. Every output keeps its buffer. Elementwise operators that follow join later.
+each reads one tensor that the other reads too and that is not a constant, and neither depends on
+the other. Every output keeps its buffer. Elementwise operators that follow join later.
 
 Requires: PrimFuncs. Guarantees: the same values; the reads of the shared tensor are shared.
 """

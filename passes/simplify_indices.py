@@ -4,11 +4,11 @@
 
     B[i, j] = A[(i * 64 + j) // 64, (i * 64 + j) % 64]        →      B[i, j] = A[i, j]
 
-Works on every block of a function, scheduled or not yet; conditions that the bounds decide go away
-with the branch that cannot be taken. Every rule is proved (:mod:`smartmem_tvm.analysis.index_maps`).
+Conditions that the bounds decide go away with the branch that cannot be taken. Every rule is proved
+(:mod:`smartmem_tvm.analysis.index_maps`).
 
-Requires: PrimFuncs that can be read as stages; others stay as they are. Guarantees: the same values.
-Source: SmartMem, section 3.2.1, "index comprehension".
+Requires: PrimFuncs that can be read as stages; others, scheduled ones among them, stay as they are.
+Guarantees: the same values. Source: SmartMem, section 3.2.1, "index comprehension".
 """
 
 from __future__ import annotations

@@ -250,18 +250,25 @@ def _read_block(block: SBlock, axes: tuple[Axis, ...]) -> Stage | OpaqueReason:
         if isinstance(first, OpaqueReason):
             return first
         if len(first) != len(stores) or any(
-            not one.buffer.same_as(other.buffer) or not structural_equal(one.indices, other.indices)
+            one.condition is not None
+            or not one.buffer.same_as(other.buffer)
+            or not structural_equal(one.indices, other.indices)
             for one, other in zip(first, stores, strict=True)
         ):
             return OpaqueReason(f"block '{block.name_hint}' does not initialise what it stores")
         initial = tuple(store.value for store in first)
     stage = Stage(block.name_hint, axes, tuple(stores), initial)
-    own = {store.buffer for store in stores}
-    reads_own = any(load.source in own for load in stage._all_loads())
     if stage.is_reduction != bool(initial):
         return OpaqueReason(f"block '{block.name_hint}' reduces without an initial value")
-    if reads_own and not stage.is_reduction:
-        return OpaqueReason(f"block '{block.name_hint}' reads what it writes")
+    own = {store.buffer: store.indices for store in stores}
+    for load in stage._all_loads():
+        target = own.get(load.source)
+        if target is None:
+            continue
+        if not stage.is_reduction:
+            return OpaqueReason(f"block '{block.name_hint}' reads what it writes")
+        if not structural_equal(load.indices, target):
+            return OpaqueReason(f"block '{block.name_hint}' reads another element that it writes")
     return stage
 
 

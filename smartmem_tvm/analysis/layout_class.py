@@ -6,7 +6,7 @@ The class follows from the stages alone, never from a name:
 ILD        some axis is reduced: reading along it is what a layout can help; output variable
 ILI        elementwise, broadcast operands included: any layout serves; output variable
 FIXED      every element is a copy of one that is chosen by index: output order fixed by input
-OPAQUE     anything else (sorts, scans, extern calls): kept as it is, with its reason
+OPAQUE     anything else (sorts, scans, scatters, extern calls): kept as it is, with its reason
 =========  ==================================================================================
 
 A fixed function is a *relayout* when it reads every element of one tensor exactly once, otherwise a
@@ -69,9 +69,13 @@ def branches(value: Any) -> list[Any] | None:
         condition, *choices = value.args
     else:
         return None
+    return None if _reads(condition) else choices
+
+
+def _reads(expr: Any) -> bool:
     found: list[Any] = []
-    structural_walk(condition, (TensorLoad, found.append))
-    return None if found else choices
+    structural_walk(expr, (TensorLoad, found.append))
+    return bool(found)
 
 
 def is_copy(value: Any) -> bool:
@@ -86,11 +90,10 @@ def classify_stages(stages: list[Stage]) -> LayoutClass:
     """Class of a function with these stages."""
     if any(stage.is_reduction for stage in stages):
         return LayoutClass.ILD
-    copies = all(
-        store.condition is None and is_copy(store.value)
-        for stage in stages
-        for store in stage.stores
-    )
+    stores = [store for stage in stages for store in stage.stores]
+    if any(_reads(index) for store in stores for index in store.indices):
+        return LayoutClass.OPAQUE
+    copies = all(store.condition is None and is_copy(store.value) for store in stores)
     return LayoutClass.FIXED if copies else LayoutClass.ILI
 
 
@@ -101,7 +104,9 @@ def classify(func: tirx.PrimFunc) -> Classification:
         return Classification(LayoutClass.OPAQUE, reason=stages.reason)
     stages = inline_copies(stages, {param for param in func.params})
     reduced = tuple(reduction_dimensions(stages, param) for param in func.params)
-    return Classification(classify_stages(stages), reduced)
+    found = classify_stages(stages)
+    reason = "its data says where it stores" if found is LayoutClass.OPAQUE else ""
+    return Classification(found, reduced, reason)
 
 
 def reduction_dimensions(stages: list[Stage], buffer: Any) -> tuple[int, ...]:

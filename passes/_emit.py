@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tvm
@@ -20,6 +21,7 @@ from smartmem_tvm.analysis.computation import (
 from ._graph import Graph, Node, OpaqueNode, read_graph
 
 TRUE = tirx.IntImm("bool", 1)
+ZERO, ONE = tirx.const(0, "int64"), tirx.const(1, "int64")
 
 
 def build_prim_func(node: Node, inputs: list[Any], symbols: list[Any]) -> tirx.PrimFunc:
@@ -83,7 +85,7 @@ def _without_copy_of_reduction(stages: list[Stage], outputs: list[Any]) -> list[
         return stages
     makers = [s for s in before for made in s.stores if made.buffer.same_as(source)]
     readers = [s for s in before for load in s.loads() if load.source.same_as(source)]
-    if len(makers) != 1 or readers or makers[0] is not before[-1]:
+    if len(makers) != 1 or readers or makers[0] is not before[-1] or len(makers[0].stores) > 1:
         return stages
     return [*before[:-1], substitute_in_stage(before[-1], {source: store.buffer})]
 
@@ -97,7 +99,11 @@ def _nest(stage: Stage) -> Any:
     loops = [tirx.Var(axis.var.name.removeprefix("v_"), axis.var.ty) for axis in stage.axes]
     kinds = {False: tirx.IterVar.DataPar, True: tirx.IterVar.CommReduce}
     iter_vars = [tirx.IterVar(a.range, a.var, kinds[a.reduced]) for a in stage.axes]
-    body = [_store(store) for store in stage.stores]
+    values: list[Any] = list(loops)
+    if not stage.axes:  # a block needs an axis
+        unit = tirx.IterVar(tvm.ir.Range(ZERO, ONE), tirx.Var("vi", "int64"), tirx.IterVar.DataPar)
+        iter_vars, values = [unit], [ZERO]
+    body = _stores(stage)
     init = (
         [
             tirx.BufferStore(store.buffer, value, list(store.indices))
@@ -114,11 +120,23 @@ def _nest(stage: Stage) -> Any:
         body[0] if len(body) == 1 else tirx.SeqStmt(body),
         None if not init else init[0] if len(init) == 1 else tirx.SeqStmt(init),
     )
-    stmt: Any = SBlockRealize(loops, TRUE, block)
+    stmt: Any = SBlockRealize(values, TRUE, block)
     for loop, axis in zip(reversed(loops), reversed(stage.axes), strict=True):
         zero = tirx.const(0, axis.var.ty.dtype)
         stmt = tirx.For(loop, zero, axis.extent, tirx.ForKind.SERIAL, stmt)
     return stmt
+
+
+def _stores(stage: Stage) -> list[Any]:
+    """Stores of a stage; results of one reduction may read each other, so all come first."""
+    if not stage.is_reduction or len(stage.stores) < 2:
+        return [_store(store) for store in stage.stores]
+    binds, stores = [], []
+    for store in stage.stores:
+        var = tirx.Var(f"v_{store.buffer.name}", store.value.ty)
+        binds.append(tirx.Bind(var, store.value))
+        stores.append(_store(Store(store.buffer, store.indices, var, store.condition)))
+    return [*binds, *stores]
 
 
 def _store(store: Store) -> Any:
@@ -278,29 +296,66 @@ def write_block(graph: Graph, builder: relax.BlockBuilder) -> relax.DataflowBloc
     return _Writer(graph, builder).write()
 
 
-def rewrite_blocks(mod: tvm.IRModule, rewrite: Any) -> tvm.IRModule:
-    """Module in which ``rewrite(graph)`` has changed the graph of every dataflow block."""
-    builder = relax.BlockBuilder(mod)
+def rewrite_blocks(mod: tvm.IRModule, rewrite: Callable[[Graph], object]) -> tvm.IRModule:
+    """Module in which ``rewrite(graph)`` has changed the graph of every dataflow block.
+
+    PrimFuncs are written anew and take the plain names again; those that nobody calls any more are
+    left out.
+    """
+    graphs: dict[Any, Graph] = {}
+    for func in mod.functions.values():
+        for block in _dataflow_blocks(func):
+            graph = read_graph(mod, block)
+            rewrite(graph)
+            graph.sort()
+            graphs[block] = graph
+    builder = relax.BlockBuilder(_without_rewritten(mod, graphs))
     changed = {}
     for global_var, func in mod.functions.items():
-        if not isinstance(func, relax.Function) or not isinstance(func.body, relax.SeqExpr):
-            continue
-        blocks = []
-        for block in func.body.blocks:
-            if isinstance(block, relax.DataflowBlock):
-                graph = read_graph(mod, block)
-                rewrite(graph)
-                graph.sort()
-                block = write_block(graph, builder)
-            blocks.append(block)
-        changed[global_var] = relax.Function(
-            func.params,
-            relax.SeqExpr(blocks, func.body.body),
-            func.ret_ty,
-            func.is_pure,
-            func.attrs,
-        )
+        if _dataflow_blocks(func):
+            blocks = [
+                write_block(graphs[block], builder) if block in graphs else block
+                for block in func.body.blocks
+            ]
+            body = relax.SeqExpr(blocks, func.body.body)
+            changed[global_var] = relax.Function(
+                func.params, body, func.ret_ty, func.is_pure, func.attrs
+            )
     result = builder.get()
     for global_var, func in changed.items():
         result.update_func(global_var, func)
     return relax.transform.Normalize()(result)
+
+
+def _dataflow_blocks(func: Any) -> list[relax.DataflowBlock]:
+    if not isinstance(func, relax.Function) or not isinstance(func.body, relax.SeqExpr):
+        return []
+    return [block for block in func.body.blocks if isinstance(block, relax.DataflowBlock)]
+
+
+def _without_rewritten(mod: tvm.IRModule, graphs: dict[Any, Graph]) -> tvm.IRModule:
+    """Module without the private PrimFuncs that only rewritten nodes called."""
+    called: set[Any] = set()
+
+    def visit(global_var: Any) -> None:
+        called.add(global_var)
+
+    for func in mod.functions.values():
+        if isinstance(func, tirx.PrimFunc):
+            structural_walk(func.body, (tvm.ir.GlobalVar, visit))
+        elif not _dataflow_blocks(func):
+            structural_walk(func, (tvm.ir.GlobalVar, visit))
+        else:
+            for block in func.body.blocks:
+                if block not in graphs:
+                    structural_walk(block, (tvm.ir.GlobalVar, visit))
+    for graph in graphs.values():
+        for node in graph.nodes:
+            if isinstance(node, OpaqueNode):
+                structural_walk(node.binding.value, (tvm.ir.GlobalVar, visit))
+    kept = mod.clone()
+    for global_var, func in mod.functions.items():
+        private = isinstance(func, tirx.PrimFunc) and "global_symbol" not in func.attrs
+        if private and global_var not in called:
+            del kept[global_var]
+    return kept

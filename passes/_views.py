@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
@@ -41,9 +42,15 @@ def view_of(node: Node) -> View | None:
     value = stage.stores[0].value
 
     def view(indices: list[Any]) -> Any:
-        return substitute(value, dict(zip(variables, indices, strict=True)))
+        cast = [_of_type(index, var) for index, var in zip(indices, variables, strict=True)]
+        return substitute(value, dict(zip(variables, cast, strict=True)))
 
     return view
+
+
+def _of_type(index: Any, var: Any) -> Any:
+    """Index in the variable's type: one that is data may be of another."""
+    return index if index.ty.dtype == var.ty.dtype else tirx.Cast(var.ty, index)
 
 
 def split_node(node: Node) -> list[Node]:

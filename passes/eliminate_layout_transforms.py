@@ -33,6 +33,8 @@ from ._emit import rewrite_blocks
 from ._graph import Graph, Node, OpaqueNode
 from ._views import View, apply_views, simplified, split_node, view_of
 
+SCATTERED = "it computes where it stores an element, not where it reads one"
+
 
 @tvm.transform.module_pass(opt_level=0, name="smartmem.EliminateLayoutTransforms")
 class EliminateLayoutTransforms:
@@ -60,6 +62,7 @@ def _eliminate(graph: Graph, *, simplify: bool) -> list[Decision]:
     views: dict[Any, View] = {}
     fixed: list[Node] = []
     maps: dict[Any, list[dict[str, object]]] = {}
+    others: list[Decision] = []
     graph.nodes = [
         part
         for node in graph.nodes
@@ -82,10 +85,15 @@ def _eliminate(graph: Graph, *, simplify: bool) -> list[Decision]:
         node.stages = simplest
         if classify_stages(node.stages) is LayoutClass.FIXED:
             view = view_of(node)
-            if view is not None:
+            if view is None:
+                others += [
+                    Decision(buffer.name, node.name, LayoutClass.FIXED.value, "kept", (), SCATTERED)
+                    for buffer in node.outputs
+                ]
+            else:
                 views[node.outputs[0]] = view
                 fixed.append(node)
-    return _drop_unread(graph, fixed, readers, maps)
+    return [*others, *_drop_unread(graph, fixed, readers, maps)]
 
 
 def _map_record(node: Node, before: list[Stage], after: list[Stage]) -> dict[str, object]:

@@ -94,8 +94,11 @@ def _shape(node: Node) -> tuple[Any, ...] | None:
     }
     if len(reduced) != 1 or not last.is_pointwise(last.stores[0]):
         return None
+    # Not the stages in between: what a variance squares has the rows' length as well.
     spatial = {
-        tuple(str(a.extent) for a in s.spatial if not _is_one(a.extent)) for s in node.stages
+        tuple(str(a.extent) for a in s.spatial if not _is_one(a.extent))
+        for s in node.stages
+        if s.is_reduction or s is last
     }
     if len(spatial) != 1:
         return None

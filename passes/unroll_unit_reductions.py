@@ -54,12 +54,12 @@ def _unrolled(block: SBlock) -> SBlock:
         or not isinstance(store, tirx.BufferStore)
         or not isinstance(init, tirx.BufferStore)
         or not init.buffer.same_as(store.buffer)
-        or not _same(init.indices, store.indices)
+        or not _same(store.buffer, init.indices, store.indices)
     ):
         return block
 
     def initial(load: TensorLoad) -> Any:
-        own = load.source.same_as(store.buffer) and _same(load.indices, store.indices)
+        own = load.source.same_as(store.buffer) and _same(store.buffer, load.indices, store.indices)
         return init.value if own else load
 
     value = structural_map(store.value, (TensorLoad, initial))
@@ -84,7 +84,9 @@ def _is_one(extent: Any) -> bool:
     return isinstance(extent, tirx.IntImm) and int(extent) == 1
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(buffer: Any, one: Any, other: Any) -> bool:
+    """Whether two indices name one element; where there is only one, any index is it."""
     return len(one) == len(other) and all(
-        structural_equal(a, b) for a, b in zip(one, other, strict=True)
+        _is_one(extent) or structural_equal(a, b)
+        for extent, a, b in zip(buffer.shape, one, other, strict=True)
     )

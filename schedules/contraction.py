@@ -27,7 +27,6 @@ from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
 from .tile import Tile
 
-
 # Rows that, one work-item each, fill a GPU well enough.
 FEW_ROWS = 8192
 

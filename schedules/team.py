@@ -2,12 +2,12 @@
 
 ::
 
-    for k in range(1000): s += x[k]     →    for c in range(8): p += x[128 * c + member]   (if < 1000)
-                                             t[member] = p; barrier
-                                             for half in 64, 32, …, 1:
-                                                 if member < half: t[member] += t[member + half]
-                                                 barrier
-                                             s = 0 + t[0]
+    for k in range(1000): s += x[k]    →    for c in range(8): p += x[128 * c + member]
+                                            t[member] = p; barrier
+                                            for half in 64, 32, …, 1:
+                                                if member < half: t[member] += t[member + half]
+                                                barrier
+                                            s = 0 + t[0]
 
 Legal for the reductions of :mod:`.partial`. Every work-item then knows the result.
 """
@@ -31,13 +31,13 @@ from .statements import const, dtype_of, loop, private, sequence, static, when
 
 def barrier() -> Any:
     """All work-items of the group have finished what stands before."""
-    return tirx.Evaluate(tirx.tvm_storage_sync("shared"))
+    return tirx.Evaluate(tirx.op.tvm_storage_sync("shared"))
 
 
 def share_of(
     builder: Builder, extents: list[int], member: Any, team: int, like: Any
 ) -> tuple[tuple[Any, Any], list[Any], Any]:
-    """A loop over a member's part of some axes: the loop, the axes' values, when they are inside."""
+    """A member's part of some axes: a loop, the values of the axes, when they are inside."""
     total = 1
     for extent in extents:
         total *= extent

@@ -82,8 +82,8 @@ def test_check_passes_on_a_right_model(opencl_device):
     assert set(result.errors) == {"y", "z"}
     assert result.passed
     assert result.max_rel_error < 1e-5
-    assert result.kernels == 3
-    assert result.layout_kernels == 1
+    assert result.kernels == 2
+    assert result.layout_kernels == 0
     assert result.operators == 5
     assert 0 < result.latency.min <= result.latency_ms <= result.latency.max
     assert result.latency.n == 3

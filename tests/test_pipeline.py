@@ -164,7 +164,11 @@ def test_stages_are_instrumented(bound):
         "smartmem.6_verify",
         "smartmem.7_lower",
     ]
-    assert {"smartmem.ApplySchedules", "smartmem.StageTextureStores", "FuseOps"} <= set(seen)
+    assert {
+        "smartmem.ApplySchedules",
+        "smartmem.FuseOperators",
+        "smartmem.StageTextureStores",
+    } <= set(seen)
 
 
 def _verified(mod, dtype):

@@ -58,6 +58,7 @@ class Stage:
     """One block: axes and what is stored at each of their points.
 
     A stage with reduced axes has one initial value for each store, and reads back what it stores.
+    Values that are stored together are computed before any of them is stored.
     """
 
     name: str
@@ -257,6 +258,11 @@ def _read_block(block: SBlock, axes: tuple[Axis, ...]) -> Stage | OpaqueReason:
         ):
             return OpaqueReason(f"block '{block.name_hint}' does not initialise what it stores")
         initial = tuple(store.value for store in first)
+    if axes and all(is_int(axis.extent, 1) for axis in axes) and not any(s.indices for s in stores):
+        # A tensor without dimensions: TVM gives its block one axis, which nothing needs.
+        zeros = {axis.var: tirx.const(0, axis.var.ty.dtype) for axis in axes if not axis.reduced}
+        stores = [Store(s.buffer, (), substitute(s.value, zeros), s.condition) for s in stores]
+        axes = tuple(axis for axis in axes if axis.reduced)
     stage = Stage(block.name_hint, axes, tuple(stores), initial)
     if stage.is_reduction != bool(initial):
         return OpaqueReason(f"block '{block.name_hint}' reduces without an initial value")
@@ -267,9 +273,17 @@ def _read_block(block: SBlock, axes: tuple[Axis, ...]) -> Stage | OpaqueReason:
             continue
         if not stage.is_reduction:
             return OpaqueReason(f"block '{block.name_hint}' reads what it writes")
-        if not structural_equal(load.indices, target):
+        if not _same_element(load.indices, target, axes):
             return OpaqueReason(f"block '{block.name_hint}' reads another element that it writes")
     return stage
+
+
+def _same_element(one: Any, other: Any, axes: tuple[Axis, ...]) -> bool:
+    units = {axis.var: tirx.const(0, axis.var.ty.dtype) for axis in axes if is_int(axis.extent, 1)}
+    return all(
+        structural_equal(substitute(a, units), substitute(b, units))
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def _read_stores(stmt: Any, condition: Any) -> list[Store] | OpaqueReason:
@@ -279,11 +293,26 @@ def _read_stores(stmt: Any, condition: Any) -> list[Store] | OpaqueReason:
         both = stmt.condition if condition is None else tirx.And(condition, stmt.condition)
         return _read_stores(stmt.then_case, both)
     if isinstance(stmt, tirx.SeqStmt):
-        stores: list[Store] = []
-        for part in stmt.seq:
-            read = _read_stores(part, condition)
-            if isinstance(read, OpaqueReason):
-                return read
-            stores += read
-        return stores
+        return _read_sequence(list(stmt.seq), condition)
     return OpaqueReason(f"a block holds a statement of kind {type(stmt).__name__}")
+
+
+def _read_sequence(parts: list[Any], condition: Any) -> list[Store] | OpaqueReason:
+    """Stores of statements in sequence, with the variables that they bind put in their places."""
+    stores: list[Store] = []
+    bound: dict[Any, Any] = {}
+    for part in parts:
+        written = {store.buffer for store in stores}
+        read: list[TensorLoad] = []
+        structural_walk(part, (TensorLoad, read.append))
+        if any(load.source in written for load in read):
+            return OpaqueReason("a block reads what it has just written")
+        part = substitute(part, bound)
+        if isinstance(part, tirx.Bind):
+            bound[part.var] = part.value
+            continue
+        found = _read_stores(part, condition)
+        if isinstance(found, OpaqueReason):
+            return found
+        stores += found
+    return stores

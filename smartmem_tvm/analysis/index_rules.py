@@ -139,6 +139,24 @@ def divide_remainder(
     return space.floormod(space.floordiv(inner.number, divisor), parts)
 
 
+def _is_negative(number: Polynomial) -> bool:
+    """Whether every term but the constant is subtracted."""
+    return number.value is None and all(v < 0 for m, v in number.terms.items() if m)
+
+
+def divide_negative(
+    space: IndexSpace, number: Polynomial, divisor: Polynomial
+) -> Polynomial | None:
+    """``(c - 1 - x) // c → -(x // c)``: what runs backwards is divided as it runs forwards.
+
+    Dividing a number that may be negative costs a comparison more, and TVM's flattening of buffers
+    takes ``(c - 1 - x) % c`` for ``-(x % c)``.
+    """
+    if not _is_negative(number):
+        return None
+    return space.floordiv((divisor - number).plus(-1), divisor).times(-1)
+
+
 # ---- remainders: number % divisor ---------------------------------------------------------------
 
 
@@ -222,6 +240,16 @@ def remainder_of_quotient(
     return None
 
 
+def remainder_negative(
+    space: IndexSpace, number: Polynomial, divisor: Polynomial
+) -> Polynomial | None:
+    """``(c - 1 - x) % c → c - 1 - x % c``."""
+    if not _is_negative(number):
+        return None
+    last = divisor.plus(-1)
+    return last - space.floormod(last - number, divisor)
+
+
 # ---- sums ---------------------------------------------------------------------------------------
 
 
@@ -283,6 +311,7 @@ DIVISION_RULES: tuple[DivisionRule, ...] = (
     divide_common_factor,
     divide_quotient,
     divide_remainder,
+    divide_negative,
 )
 REMAINDER_RULES: tuple[DivisionRule, ...] = (
     remainder_of_one,
@@ -291,5 +320,6 @@ REMAINDER_RULES: tuple[DivisionRule, ...] = (
     remainder_of_remainder,
     remainder_of_quotient,
     remainder_common_factor,
+    remainder_negative,
 )
 SUM_RULES: tuple[SumRule, ...] = (merge_quotient, merge_remainders, quotient_to_remainder)

@@ -6,6 +6,10 @@
                14336 - load local (57344 bytes)
                  352 - load global (1408 bytes)
                   64 - call _Z11read_imagef16ocl_image2d_array...()
+                   6 - call _Z8vstore16Dv16_fmPU3AS1f()
+
+Vector loads and stores are calls of built-in functions: their bytes are the count times the lanes
+times the size of the pointer's type, and the space is the pointer's (1 global, 2 constant, 3 local).
 """
 
 from __future__ import annotations
@@ -18,6 +22,12 @@ _KERNEL = re.compile(r"Instructions executed for kernel '(?P<name>[^']+)':")
 _LINE = re.compile(r"\s*(?P<count>[\d,]+) - (?P<what>.+)")
 _MEMORY = re.compile(r"(?P<kind>load|store) (?P<space>global|local) \((?P<bytes>[\d,]+) bytes\)")
 _IMAGE = re.compile(r"call _Z\d+(?P<kind>read|write)_image(?P<type>[fh]|u?i)")
+_VECTOR = re.compile(
+    r"call _Z\d+v(?P<kind>load|store)(?P<lanes>\d+)\w*PU3AS(?P<space>[123])K?(?P<type>[a-z]|Dh)\(\)"
+)
+_SPACES = {"1": "global", "2": "global", "3": "local"}
+# Mangled names of the types that pointers of vload and vstore point to.
+_BYTES = {"c": 1, "h": 1, "s": 2, "t": 2, "Dh": 2, "i": 4, "j": 4, "f": 4, "l": 8, "m": 8, "d": 8}
 _TEXEL = {"f": 16, "h": 8, "i": 16, "ui": 16}  # what one call returns or takes: four lanes
 
 
@@ -98,6 +108,11 @@ def _line(name: str, count: int, what: str) -> KernelCounts:
         ending = "loaded" if match["kind"] == "load" else "stored"
         size = int(match["bytes"].replace(",", ""))
         return KernelCounts(name, instructions=count, **{f"{match['space']}_{ending}": size})
+    if match := _VECTOR.match(what):
+        ending = "loaded" if match["kind"] == "load" else "stored"
+        size = count * int(match["lanes"]) * _BYTES[match["type"]]
+        space = _SPACES[match["space"]]
+        return KernelCounts(name, instructions=count, **{f"{space}_{ending}": size})
     if match := _IMAGE.match(what):
         ending = "read" if match["kind"] == "read" else "written"
         size = count * _TEXEL[match["type"]]

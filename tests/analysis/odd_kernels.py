@@ -17,7 +17,7 @@ def legalised(body: Any, *shapes: Any) -> tirx.PrimFunc:
     builder = relax.BlockBuilder()
     params = []
     for number, shape in enumerate(shapes):
-        shape, dtype = shape if isinstance(shape[-1], str) else (shape, "float32")
+        shape, dtype = shape if shape and isinstance(shape[-1], str) else (shape, "float32")
         params.append(relax.Var(f"x{number}", relax.TensorType(list(shape), dtype)))
     with builder.function("main", params):
         with builder.dataflow():
@@ -70,17 +70,21 @@ def pixel_shuffle(X: T.Buffer((1, 8, 3, 5), "float32"), Y: T.Buffer((1, 2, 6, 10
 
 
 @T.prim_func(s_tir=True)
-def scaled_pixel_shuffle(X: T.Buffer((1, 8, 3, 5), "float32"), Y: T.Buffer((1, 2, 6, 10), "float32")):
+def scaled_pixel_shuffle(
+    X: T.Buffer((1, 8, 3, 5), "float32"), Y: T.Buffer((1, 2, 6, 10), "float32")
+):
     for n, c, h, w in T.grid(1, 2, 6, 10):
         with T.sblock("main"):
             vn, vc, vh, vw = T.axis.remap("SSSS", [n, c, h, w])
-            Y[vn, vc, vh, vw] = X[
-                vn, vc * 4 + vh % 2 * 2 + vw % 2, vh // 2, vw // 2
-            ] * T.float32(0.5)
+            Y[vn, vc, vh, vw] = X[vn, vc * 4 + vh % 2 * 2 + vw % 2, vh // 2, vw // 2] * T.float32(
+                0.5
+            )
 
 
 @T.prim_func(s_tir=True)
-def choice_by_data(M: T.Buffer((8,), "bool"), X: T.Buffer((8,), "float32"), Y: T.Buffer((8,), "float32")):
+def choice_by_data(
+    M: T.Buffer((8,), "bool"), X: T.Buffer((8,), "float32"), Y: T.Buffer((8,), "float32")
+):
     for i in range(8):
         with T.sblock("main"):
             vi = T.axis.spatial(8, i)
@@ -88,14 +92,16 @@ def choice_by_data(M: T.Buffer((8,), "bool"), X: T.Buffer((8,), "float32"), Y: T
 
 
 @T.prim_func(s_tir=True)
-def argmax(X: T.Buffer((8, 16), "float32"), I: T.Buffer((8,), "int64"), V: T.Buffer((8,), "float32")):
+def argmax(
+    X: T.Buffer((8, 16), "float32"), N: T.Buffer((8,), "int64"), V: T.Buffer((8,), "float32")
+):
     for r, k in T.grid(8, 16):
         with T.sblock("main"):
             vr, vk = T.axis.remap("SR", [r, k])
             with T.init():
-                I[vr] = T.int64(-1)
+                N[vr] = T.int64(-1)
                 V[vr] = T.min_value("float32")
-            I[vr] = T.Select(V[vr] >= X[vr, vk], I[vr], T.Cast("int64", vk))
+            N[vr] = T.Select(V[vr] >= X[vr, vk], N[vr], T.Cast("int64", vk))
             V[vr] = T.Select(V[vr] >= X[vr, vk], V[vr], X[vr, vk])
 
 
@@ -183,15 +189,37 @@ def extern_call(X: T.Buffer((8,), "float32"), Y: T.Buffer((8,), "float32")):
 
 
 @T.prim_func(s_tir=True)
-def scatter(X: T.Buffer((8,), "float32"), I: T.Buffer((8,), "int64"), Y: T.Buffer((8,), "float32")):
+def scatter(X: T.Buffer((8,), "float32"), N: T.Buffer((8,), "int64"), Y: T.Buffer((8,), "float32")):
     for i in range(8):
         with T.sblock("main"):
             vi = T.axis.spatial(8, i)
-            Y[I[vi]] = X[vi]
+            Y[N[vi]] = X[vi]
+
+
+@T.prim_func(s_tir=True)
+def swapped_in_place(
+    X: T.Buffer((8, 16), "float32"), A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")
+):
+    for r, k in T.grid(8, 16):
+        with T.sblock("main"):
+            vr, vk = T.axis.remap("SR", [r, k])
+            with T.init():
+                A[vr] = T.float32(0)
+                B[vr] = T.float32(1)
+            A[vr] = B[vr] + X[vr, vk]
+            B[vr] = A[vr]
+
+
+@T.prim_func(s_tir=True)
+def unused_loop(X: T.Buffer((8,), "float32"), Y: T.Buffer((8,), "float32")):
+    for i, _ in T.grid(8, 4):
+        with T.sblock("main"):
+            vi = T.axis.spatial(8, i)
+            Y[vi] = X[vi] + T.float32(1)
 
 
 def weighted_distance() -> tirx.PrimFunc:
-    """Kernel of tensor expressions that no model has: two sums, of which the second uses the first."""
+    """Kernel of tensor expressions that no model has: a sum of sums."""
     x = te.placeholder((7, 9), name="x")
     y = te.placeholder((5, 9), name="y")
     k, j = te.reduce_axis((0, 9), "k"), te.reduce_axis((0, 5), "j")

@@ -13,7 +13,7 @@ from tvm.script import tirx as T
 
 from smartmem_tvm.analysis import kernel_names, list_kernels
 from smartmem_tvm.errors import SmartMemError
-from smartmem_tvm.pipeline import pipeline_stages
+from smartmem_tvm.pipeline import SWITCHES, pipeline_stages
 
 OPENCL = tvm.target.Target("opencl", host="llvm")
 
@@ -34,9 +34,9 @@ class Attention:
         return t
 
 
-def _scheduled(mod):
+def _scheduled(mod, disable=()):
     with OPENCL:
-        for name, passes in pipeline_stages(OPENCL):
+        for name, passes in pipeline_stages(OPENCL, disable=disable):
             mod = tvm.transform.Sequential(passes)(mod)
             if name == "verify":
                 return mod
@@ -53,17 +53,49 @@ def _generated_kernels(mod):
     return set(re.findall(r"__kernel void (\w+)\(", source))
 
 
+@I.ir_module
+class TwoLaunches:
+    @T.prim_func(private=True, s_tir=True)
+    def twice(A: T.Buffer((8,), "float32"), C: T.Buffer((8,), "float32")):
+        B = T.sblock_alloc_buffer((8,), "float32")
+        for i in T.thread_binding(8, thread="threadIdx.x"):
+            with T.sblock("b"):
+                v = T.axis.remap("S", [i])
+                B[v] = A[v] + T.float32(1)
+        for i in T.thread_binding(8, thread="threadIdx.x"):
+            with T.sblock("c"):
+                v = T.axis.remap("S", [i])
+                C[v] = B[7 - v]
+
+    @R.function
+    def main(x: R.Tensor((8,), "float32")) -> R.Tensor((8,), "float32"):
+        with R.dataflow():
+            y = R.call_tir(TwoLaunches.twice, (x,), out_ty=R.Tensor((8,), "float32"))
+            R.output(y)
+        return y
+
+
+@pytest.mark.parametrize("disable", [(), tuple(SWITCHES)])
+def test_names_of_a_model_are_those_of_the_generated_source(disable):
+    mod = _scheduled(Attention, disable)
+    assert {kernel.name for kernel in list_kernels(mod)} == _generated_kernels(mod)
+
+
 def test_names_are_those_of_the_generated_source():
-    mod = _scheduled(Attention)
+    mod = _scheduled(TwoLaunches)
     kernels = list_kernels(mod)
     assert {kernel.name for kernel in kernels} == _generated_kernels(mod)
-    assert len(kernels) > len({kernel.func for kernel in kernels})  # split has several launches
+    assert len(kernels) > len({kernel.func for kernel in kernels})
 
 
 def test_only_data_movement_counts_as_layout():
-    layout = {k.func: k.layout_only for k in list_kernels(_scheduled(Attention))}
+    layout = {k.func: k.layout_only for k in list_kernels(_scheduled(Attention, SWITCHES))}
     assert layout["softmax"] is False
     assert sum(layout.values()) >= 1
+
+
+def test_no_layout_kernel_is_left():
+    assert not any(kernel.layout_only for kernel in list_kernels(_scheduled(Attention)))
 
 
 @I.ir_module

@@ -129,7 +129,9 @@ def test_reduction_is_no_copy_and_reads_each_element_once():
 
     [launch] = find_launches(main)
     assert not is_layout_only(launch.body)
-    assert footprint_bytes(launch) == 64 * 9 * 4 + 64 * 4  # the accumulator is not read from outside
+    assert (
+        footprint_bytes(launch) == 64 * 9 * 4 + 64 * 4
+    )  # the accumulator is not read from outside
 
 
 def test_shared_memory_is_free_and_staged_copies_stay_copies():

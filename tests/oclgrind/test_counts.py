@@ -25,6 +25,27 @@ Instructions executed for kernel 'first_kernel':
 """
 
 
+VECTORS = """\
+Instructions executed for kernel 'vectors_kernel':
+             108 - call _Z7vload16mPKf()
+              10 - call _Z7vload16mPU3AS1Kf()
+               3 - call _Z6vload4mPU3AS2Kf()
+               2 - call _Z6vload8mPU3AS3KDh()
+               6 - call _Z8vstore16Dv16_fmPU3AS1f()
+               5 - call _Z7vstore8Dv8_iPU3AS3i()
+               4 - call _Z8vstore16Dv16_fmPf()
+"""
+
+
+def test_vector_loads_and_stores_count_by_space():
+    (kernel,) = parse_counts(VECTORS).kernels
+    assert kernel.global_loaded == 10 * 16 * 4 + 3 * 4 * 4
+    assert kernel.global_stored == 6 * 16 * 4
+    assert kernel.local_loaded == 2 * 8 * 2
+    assert kernel.local_stored == 5 * 8 * 4
+    assert kernel.instructions == 138
+
+
 def test_launches_of_a_kernel_are_added_up():
     found = parse_counts(OUTPUT)
     first, second = found.kernels

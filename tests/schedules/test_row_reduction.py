@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from schedule_helpers import check, normal
+from schedule_helpers import check, normal, schedule, source_of
 from tvm import te, topi
 from tvm.script import tirx as T
 
@@ -116,3 +116,27 @@ def test_other_profiles_run_here(profile, opencl_device):
     x = normal(6, 50)
     func = te.create_prim_func([data, topi.nn.softmax(data)])
     check(func, [x], [_softmax(x, 1)], opencl_device, profile=profile)
+
+
+@pytest.mark.parametrize("shape", [(1, 1000), (3, 197), (2, 5, 33), (40, 64)])
+def test_work_group_for_each_row(shape, opencl_device):
+    # Few rows on a device whose work-items run in lock step: a tree in local memory.
+    data = te.placeholder(shape)
+    func = te.create_prim_func([data, topi.nn.softmax(data)])
+    x = normal(*shape)
+    check(func, [x], [_softmax(x, -1)], opencl_device, profile="adreno-740", rule="RowReduction")
+    _, source = source_of(schedule(func, "adreno-740"), "adreno-740")
+    assert "barrier(" in source
+    _, source = source_of(schedule(func, "cpu"))
+    assert "barrier(" not in source
+
+
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+def test_work_group_for_each_whole_reduction(reduce, opencl_device):
+    data = te.placeholder((1, 5, 23, 11))
+    func = te.create_prim_func([data, getattr(topi, reduce)(data, (2, 3))])
+    x = normal(1, 5, 23, 11)
+    want = getattr(np, reduce)(x, axis=(2, 3))
+    check(func, [x], [want], opencl_device, profile="adreno-740", rule="Contraction")
+    _, source = source_of(schedule(func, "adreno-740"), "adreno-740")
+    assert "barrier(" in source

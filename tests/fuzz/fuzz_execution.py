@@ -1,0 +1,105 @@
+"""Running a random graph through the passes and comparing it with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import tvm
+from fuzz_graphs import Graph
+from fuzz_reference import IllConditionedError, reference
+from fuzz_relax import to_relax
+from tvm import relax
+from tvm.relax.backend import gpu_generic
+
+from smartmem_tvm.execution import build_kernels
+from smartmem_tvm.pipeline import pipeline_stages
+
+RELATIVE = 2e-4
+PROFILE = "cpu"
+
+
+class WrongNumbersError(AssertionError):
+    """An output differs from the reference."""
+
+
+def eliminated(graph: Graph, disable: Collection[str] = ()) -> tvm.IRModule:
+    """The graph's module after the stage that eliminates and fuses, not scheduled."""
+    mod = to_relax(graph)
+    target = tvm.target.Target("opencl", host="llvm")
+    with target:
+        for name, passes in pipeline_stages(target, disable=disable):
+            if name == "schedule":
+                break
+            mod = tvm.transform.Sequential(passes)(mod)
+    return mod
+
+
+def run_on_host(graph: Graph, disable: Collection[str] = ()) -> list[np.ndarray]:
+    """Outputs of the unscheduled kernels, compiled for this processor by LLVM."""
+    mod = eliminated(graph, disable)
+    target = tvm.target.Target("llvm")
+    with target, tvm.transform.PassContext(config={"tirx.disable_vectorize": True}):
+        passes = [*gpu_generic.dataflow_lower_passes(target), *gpu_generic.finalize_passes(target)]
+        lowered = tvm.transform.Sequential(passes)(mod)
+        executable = relax.build(lowered, target, relax_pipeline=tvm.transform.Sequential([]))
+    return _run(graph, executable, tvm.cpu())
+
+
+def run_on_device(graph: Graph, device: Any, disable: Collection[str] = ()) -> list[np.ndarray]:
+    """Outputs of the whole pipeline on an OpenCL device."""
+    mod = to_relax(graph)
+    target = tvm.target.Target("opencl", host="llvm")
+    with target:
+        for _, passes in pipeline_stages(target, disable=disable):
+            mod = tvm.transform.Sequential(passes)(mod)
+    nothing = tvm.transform.Sequential([])
+    executable = relax.build(mod, target, relax_pipeline=nothing, tir_pipeline="smartmem")
+    build_kernels(executable.mod, device)
+    return _run(graph, executable, device)
+
+
+def _run(graph: Graph, executable: Any, device: Any) -> list[np.ndarray]:
+    values = graph.values()
+    inputs = [tvm.runtime.tensor(values[tensor.name], device) for tensor in graph.inputs]
+    outputs = relax.VirtualMachine(executable, device)["main"](*inputs)
+    return [output.numpy() for output in outputs]
+
+
+def compare(graph: Graph, outputs: list[np.ndarray]) -> None:
+    """Raise WrongNumbersError where an output is not the reference's.
+
+    An element may be off by :data:`RELATIVE` of its magnitude and of the output's root mean square,
+    and by what rounding does to the reference itself when it is computed in float32.
+    """
+    for name, ours, (exact, noise) in zip(graph.outputs, outputs, reference(graph), strict=True):
+        if ours.shape != exact.shape:
+            raise WrongNumbersError(f"{name} is {ours.shape}, not {exact.shape}")
+        if not exact.size:
+            continue
+        scale = np.abs(exact) + np.sqrt(np.mean(np.square(exact)))
+        off = np.abs(ours - exact) - (RELATIVE * scale + 50 * noise + 1e-6)
+        if not (off <= 0).all():
+            worst = np.unravel_index(int(np.argmax(np.nan_to_num(off, nan=np.inf))), off.shape)
+            count = int((~(off <= 0)).sum())
+            raise WrongNumbersError(
+                f"{count} of {exact.size} elements of {name} differ, {list(map(int, worst))} is "
+                f"{ours[worst]:.6g}, not {exact[worst]:.6g}"
+            )
+
+
+def failure(graph: Graph, run: Callable[[Graph], list[np.ndarray]]) -> str:
+    """What goes wrong with a graph, in one line; empty where nothing does.
+
+    The line starts with the name of the exception, and that of WrongNumbersError has nothing of the
+    graph in its first word, so that equal faults of two graphs are recognised.
+    """
+    try:
+        compare(graph, run(graph))
+    except IllConditionedError:
+        return ""
+    except Exception as error:  # whatever it is, it is the finding
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
+    return ""

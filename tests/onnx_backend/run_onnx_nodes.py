@@ -1,0 +1,198 @@
+"""ONNX's node tests through this project's pipeline and TVM's default one: ``make onnx-nodes``.
+
+::
+
+    python tests/onnx_backend/run_onnx_nodes.py                   goes on from where it was
+    python tests/onnx_backend/run_onnx_nodes.py --every 4         every fourth test
+    python tests/onnx_backend/run_onnx_nodes.py --only test_gelu --again
+
+Each pipeline has a worker process of its own, which takes test after test. One that dies or hangs is
+replaced and the test tried once more in the new one, so that what an earlier test broke is not held
+against a later one. Results are in ``--out`` as JSON; the rates go to the standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from queue import Empty, Queue
+
+from onnx_nodes import (
+    FAILED,
+    NOT_IMPORTED,
+    PIPELINES,
+    REFUSED,
+    RIGHT,
+    WRONG,
+    node_tests,
+    run_test,
+)
+
+CRASHED, HUNG = "crashed", "hung"
+OUTCOMES = (RIGHT, WRONG, REFUSED, FAILED, CRASHED, HUNG)
+
+
+class Worker:
+    """A process that runs tests of one pipeline."""
+
+    def __init__(self, pipeline: str, timeout: float) -> None:
+        self.pipeline, self.timeout = pipeline, timeout
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: Queue[str | None] = Queue()
+
+    def run(self, name: str) -> dict[str, str]:
+        """Outcome of a test, tried again in a new process if this one does not survive it."""
+        fresh = self._process is None
+        result = self._try(name)
+        if result["outcome"] in (CRASHED, HUNG) and not fresh:
+            result = self._try(name)
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _try(self, name: str) -> dict[str, str]:
+        if self._process is None:
+            self._start()
+        process = self._process
+        assert process is not None and process.stdin is not None
+        try:
+            process.stdin.write(name + "\n")
+            process.stdin.flush()
+            answer = self._answers.get(timeout=self.timeout)
+        except (BrokenPipeError, Empty) as error:
+            self.close()
+            hung = isinstance(error, Empty)
+            reason = f"no end within {self.timeout:.0f} s" if hung else "the process had died"
+            return {"outcome": HUNG if hung else CRASHED, "reason": reason}
+        if answer is None:
+            code = process.wait()
+            self._process = None
+            return {"outcome": CRASHED, "reason": f"the process died with {code}"}
+        return json.loads(answer)
+
+    def _start(self) -> None:
+        command = [sys.executable, str(Path(__file__).resolve()), "--worker", self.pipeline]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        # A queue of its own for each process: what a dead one still says is not the next one's.
+        self._answers = Queue()
+        threading.Thread(
+            target=_forward, args=(self._process.stdout, self._answers), daemon=True
+        ).start()
+
+
+def _forward(stream, answers: Queue) -> None:
+    for line in stream:
+        if line.startswith("{"):
+            answers.put(line)
+    answers.put(None)
+
+
+def main() -> int:
+    options = _options()
+    if options.worker:
+        return _serve(options.worker)
+    names = sorted(node_tests())[options.start :: options.every]
+    if options.only:
+        names = [name for name in sorted(node_tests()) if any(o in name for o in options.only)]
+    results = {}
+    if options.out.exists():
+        results = json.loads(options.out.read_text(encoding="utf-8"))["tests"]
+    workers = [Worker(pipeline, options.timeout) for pipeline in options.pipelines]
+    try:
+        for number, name in enumerate(names, start=1):
+            known = results.setdefault(name, {})
+            for worker in workers:
+                if options.again or worker.pipeline not in known:
+                    known[worker.pipeline] = worker.run(name)
+            if number % 10 == 0 or number == len(names):
+                _write(options.out, results)
+            if number % 50 == 0:
+                print(f"{number} of {len(names)}", file=sys.stderr, flush=True)
+    finally:
+        for worker in workers:
+            worker.close()
+        _write(options.out, results)
+    print(json.dumps(rates(results), indent=1))
+    return 0
+
+
+def rates(results: dict[str, dict[str, dict[str, str]]]) -> dict:
+    """Outcomes counted over the tests that could be imported, and where the pipelines differ."""
+    imported = {
+        name: found
+        for name, found in results.items()
+        if all(found.get(p, {}).get("outcome", NOT_IMPORTED) != NOT_IMPORTED for p in found)
+    }
+    counted = {}
+    for pipeline in PIPELINES:
+        outcomes = Counter(f[pipeline]["outcome"] for f in imported.values() if pipeline in f)
+        if outcomes:
+            counted[pipeline] = {outcome: outcomes[outcome] for outcome in OUTCOMES}
+            counted[pipeline]["right_percent"] = round(
+                100 * outcomes[RIGHT] / sum(outcomes.values()), 2
+            )
+    differences = {}
+    for name, found in imported.items():
+        got = [found.get(pipeline, {}) for pipeline in PIPELINES]
+        if all(got) and got[0]["outcome"] != got[1]["outcome"]:
+            differences[name] = [f"{g['outcome']}: {g['reason']}".rstrip(": ") for g in got]
+    return {
+        "tests": len(results),
+        "imported": len(imported),
+        "pipelines": counted,
+        "differences": differences,
+        "ours_not_right": {
+            name: f"{found['smartmem']['outcome']}: {found['smartmem']['reason']}"
+            for name, found in imported.items()
+            if found.get("smartmem", {}).get("outcome", RIGHT) != RIGHT
+        },
+    }
+
+
+def _serve(pipeline: str) -> int:
+    from smartmem_tvm import runtime
+
+    device = runtime.device()
+    for line in sys.stdin:
+        print(json.dumps(run_test(line.strip(), pipeline, device)), flush=True)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("build/onnx-nodes.json"))
+    parser.add_argument("--every", type=int, default=1, help="take one test of so many")
+    parser.add_argument("--start", type=int, default=0, help="the first test's number")
+    parser.add_argument("--only", action="append", help="tests with this in their name")
+    parser.add_argument("--again", action="store_true", help="also what has a result already")
+    parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=list(PIPELINES))
+    parser.add_argument("--timeout", type=float, default=180, help="seconds for one test")
+    parser.add_argument("--worker", choices=PIPELINES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _write(path: Path, results: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"tests": results}, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

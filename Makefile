@@ -16,7 +16,7 @@ BUILD_INPUTS := pyproject.toml setup.py Makefile \
 CXX_FILES := $(wildcard smartmem_tvm/runtime/src/*.cc smartmem_tvm/runtime/src/*.h)
 PY_DIRS := smartmem_tvm passes schedules zoo tests docs examples benchmarks setup.py
 
-.PHONY: setup demo test test-slow check-zoo lint format sanitize docs clean
+.PHONY: setup demo test test-slow check-zoo fuzz onnx-nodes lint format sanitize docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -34,6 +34,16 @@ test-slow: setup
 # make check-zoo ARGS='--drivers pocl'   benchmarks/check_zoo.py --help has the options
 check-zoo: setup
 	$(BIN)/python benchmarks/check_zoo.py $(ARGS)
+
+# 2,000 random graphs against NumPy; what fails is saved in build/fuzz, minimised.
+# make fuzz ARGS='--seed 7 --count 500 --mode device'   tests/fuzz/run_fuzz.py has the options
+fuzz: setup
+	$(BIN)/python tests/fuzz/run_fuzz.py $(ARGS)
+
+# ONNX's node tests through this pipeline and TVM's default one; goes on from where it was.
+# make onnx-nodes ARGS='--every 4'   tests/onnx_backend/run_onnx_nodes.py has the options
+onnx-nodes: setup
+	$(BIN)/python tests/onnx_backend/run_onnx_nodes.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(wildcard $(PY_DIRS))

@@ -208,6 +208,12 @@ class _Reader:
             if isinstance(parts, tuple) and parts[value.index] is not None:
                 self.values[binding.var] = parts[value.index]
                 return True
+        if isinstance(value, tvm.ir.Var):
+            made = self.buffer_of(value)
+            made = self.values[value] if made is None else made
+            if made is not None:
+                self.values[binding.var] = made
+                return True
         if isinstance(value, relax.Tuple):
             buffers = tuple(self.buffer_of(part) for part in value.fields)
             if all(buffer is not None for buffer in buffers):

@@ -219,7 +219,8 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
     """Kernel with the reader as its last stage and its former outputs internal.
 
     Each element of the kernel's output must belong to one row of the reader: the loads of it use
-    some of the reader's axes, and these alone number its elements.
+    some of the reader's axes, and these alone number its elements. All loads of one output are of
+    one element, which would otherwise be computed anew for each.
     """
     if needed:
         return Refusal(f"'{next(iter(needed)).name}' is read by others too")
@@ -235,6 +236,7 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
             f"the reader has {elements} elements, the reduction runs over {max(reductions)}"
         )
     rows: set[Any] | None = None
+    first: dict[Any, list[Any]] = {}
     for load in loads_of(stage.stores[0].value):
         if load.source not in kernel.outputs:
             continue
@@ -253,6 +255,10 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
         if rows not in (None, own):
             return Refusal("it reads what the kernel makes along different axes")
         rows = own
+        place = first.setdefault(load.source, list(load.indices))
+        proof = prove_same(list(load.indices), place, stage.domain)
+        if not proof.holds or proof.method == "samples":
+            return Refusal(f"a row reads two elements of '{load.source.name}'")
     return Joined([*kernel.stages, *reader.stages], list(reader.outputs))
 
 

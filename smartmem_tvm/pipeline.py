@@ -122,6 +122,7 @@ def _eliminate(_target: Target, disable: Collection[str]) -> list[Pass]:
     }
     return [
         relax.transform.EliminateCommonSubexpr(),
+        relax.transform.CanonicalizeBindings(),
         ClassifyOperators(),
         *(make() for name, make in passes.items() if name not in disable),
         relax.transform.DeadCodeElimination(),

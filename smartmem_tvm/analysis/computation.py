@@ -273,16 +273,17 @@ def _read_block(block: SBlock, axes: tuple[Axis, ...]) -> Stage | OpaqueReason:
             continue
         if not stage.is_reduction:
             return OpaqueReason(f"block '{block.name_hint}' reads what it writes")
-        if not _same_element(load.indices, target, axes):
+        if not _same_element(load, target, axes):
             return OpaqueReason(f"block '{block.name_hint}' reads another element that it writes")
     return stage
 
 
-def _same_element(one: Any, other: Any, axes: tuple[Axis, ...]) -> bool:
+def _same_element(load: TensorLoad, target: Any, axes: tuple[Axis, ...]) -> bool:
+    """Whether a load reads the element at those indices, axes of one value being 0."""
     units = {axis.var: tirx.const(0, axis.var.ty.dtype) for axis in axes if is_int(axis.extent, 1)}
     return all(
-        structural_equal(substitute(a, units), substitute(b, units))
-        for a, b in zip(one, other, strict=True)
+        is_int(extent, 1) or structural_equal(substitute(a, units), substitute(b, units))
+        for extent, a, b in zip(load.source.shape, load.indices, target, strict=True)
     )
 
 

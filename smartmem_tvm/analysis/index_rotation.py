@@ -99,7 +99,9 @@ def _same(space: IndexSpace, value: Any, other: Any, domain: dict[Any, tvm.ir.Ra
     """Whether two values agree where the conditions of the space hold, by their normal form."""
     from .index_conditions import simplify_expression  # it calls this module
 
-    predicate = tirx.all(*space.conditions) if space.conditions else None
+    # Conditions on data cannot be evaluated: the values are then compared at all points.
+    conditions = [condition for condition in space.conditions if not sources(condition)]
+    predicate = tirx.all(*conditions) if conditions else None
     # Most pairs differ at some point. This saves simplifying them, which tries their own branches
     # in turn: it would be exponential in the depth of a long concatenation.
     proof = prove_same(

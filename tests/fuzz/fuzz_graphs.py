@@ -1,7 +1,7 @@
 """Random graphs as data: what the generator draws, the reference computes and a file keeps.
 
-Tensors have names: ``x0`` is a graph input, ``c1`` a constant, ``v2`` what step 2 makes, ``v2.1`` the
-second of several. All are float32 but the inputs of ``take`` (indices) and ``where`` (masks).
+Tensors have names: ``x0`` is a graph input, ``c1`` a constant, ``v2`` what step 2 makes, ``v2.1``
+the second of several. All are float32 but the inputs of ``take`` (indices) and ``where`` (masks).
 """
 
 from __future__ import annotations

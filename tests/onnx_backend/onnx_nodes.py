@@ -1,4 +1,4 @@
-"""ONNX's own node tests through a pipeline: import, compile, run, compare with the stored outputs."""
+"""ONNX's own node tests through a pipeline: import, compile, run, compare."""
 
 from __future__ import annotations
 

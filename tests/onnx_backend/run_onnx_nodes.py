@@ -6,9 +6,9 @@
     python tests/onnx_backend/run_onnx_nodes.py --every 4         every fourth test
     python tests/onnx_backend/run_onnx_nodes.py --only test_gelu --again
 
-Each pipeline has a worker process of its own, which takes test after test. One that dies or hangs is
-replaced and the test tried once more in the new one, so that what an earlier test broke is not held
-against a later one. Results are in ``--out`` as JSON; the rates go to the standard output.
+Each pipeline has a worker process of its own, which takes test after test. One that dies or hangs
+is replaced and the test tried once more in the new one, so that what an earlier test broke is not
+held against a later one. Results are in ``--out`` as JSON; the rates go to the standard output.
 """
 
 from __future__ import annotations
@@ -61,10 +61,7 @@ class Worker:
             self._process = None
 
     def _try(self, name: str) -> dict[str, str]:
-        if self._process is None:
-            self._start()
-        process = self._process
-        assert process is not None and process.stdin is not None
+        process = self._process or self._start()
         try:
             process.stdin.write(name + "\n")
             process.stdin.flush()
@@ -80,7 +77,7 @@ class Worker:
             return {"outcome": CRASHED, "reason": f"the process died with {code}"}
         return json.loads(answer)
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, str(Path(__file__).resolve()), "--worker", self.pipeline]
         self._process = subprocess.Popen(
             command,
@@ -94,6 +91,7 @@ class Worker:
         threading.Thread(
             target=_forward, args=(self._process.stdout, self._answers), daemon=True
         ).start()
+        return self._process
 
 
 def _forward(stream, answers: Queue) -> None:

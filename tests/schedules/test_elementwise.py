@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import tvm
 from schedule_helpers import check, normal, schedule, source_of
 from tvm import te, topi
 
@@ -74,3 +75,12 @@ def test_flat_axes_have_no_divisions():
     _, source = source_of(schedule(te.create_prim_func([a, b, topi.add(a, b)])))
     assert "%" not in source
     assert "vstore16" in source
+
+
+@pytest.mark.parametrize("shape", [(1,), (37,), (4, 64)])
+def test_booleans_are_not_vectors(shape, opencl_device):
+    a = te.placeholder(shape, dtype="int64")
+    negative = te.compute(shape, lambda *i: a(*i) < tvm.tirx.const(0, "int64"))
+    func = te.create_prim_func([a, negative, topi.logical_not(negative)])
+    x = np.random.default_rng(0).integers(-3, 3, shape)
+    check(func, [x], [x < 0, x >= 0], opencl_device, rule="Elementwise")

@@ -158,6 +158,7 @@ class _Reader:
         self.constants: list[tuple[Any, Any]] = []
         self.graph = Graph([], {}, {})
         self.stages: dict[Any, list[Stage] | OpaqueReason] = {}
+        self.part_names: dict[tuple[Any, int], str] = {}  # (tuple, index) → the part's variable
 
     def buffer_of(self, expr: Any) -> Any:
         """Buffer of a Relax variable or constant; None for what is not a tensor of known shape."""
@@ -186,7 +187,20 @@ class _Reader:
             return None
         return tirx.decl_buffer(list(ty.shape.values), str(ty.dtype), name, layout=None)
 
+    def declare_result(self, var: Any) -> Any:
+        """As `declare`; parts of a tuple are called as the variables that they are bound to."""
+        if not isinstance(var.ty, tvm.ir.TupleType):
+            return self.declare(var.ty, var.name)
+        return tuple(
+            self.declare(part, self.part_names.get((var, number), f"{var.name}_{number}"))
+            for number, part in enumerate(var.ty.fields)
+        )
+
     def read(self, block: relax.DataflowBlock) -> Graph:
+        for binding in block.bindings:
+            if isinstance(binding.value, relax.TupleGetItem):
+                place = (binding.value.tuple_value, int(binding.value.index))
+                self.part_names.setdefault(place, binding.var.name)
         for binding in block.bindings:
             var = binding.var
             if not self._read_alias(binding):
@@ -232,7 +246,7 @@ class _Reader:
                 reads.setdefault(var if key is None else key)
 
         structural_walk(binding.value, (tvm.ir.Var, visit))
-        made = self.declare(binding.var.ty, binding.var.name)
+        made = self.declare_result(binding.var)
         self.values[binding.var] = made
         parts = made if isinstance(made, tuple) else (made,)
         outputs = [binding.var if part is None else part for part in parts]
@@ -253,7 +267,7 @@ class _Reader:
             argument if isinstance(argument.ty, tvm.ir.PrimType) else self.buffer_of(argument)
             for argument in arguments.fields
         ]
-        made = self.declare(binding.var.ty, binding.var.name)
+        made = self.declare_result(binding.var)
         outputs = list(made) if isinstance(made, tuple) else [made]
         if any(buffer is None for buffer in (*reads, *outputs)):
             return "a tensor has no known shape"

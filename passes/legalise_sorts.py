@@ -12,7 +12,7 @@ for rows up to :data:`LONGEST` is less than those launches. Equal values keep th
 Legal for static shapes; other calls stay for TVM's legalisation.
 
 Requires: Relax operators, before LegalizeOps. Guarantees: the same values; equal elements come in
-the order of their positions.
+the order of their positions; NaN counts as the largest value.
 """
 
 from __future__ import annotations
@@ -95,7 +95,13 @@ def _ranking(
     there = [other.var if number == axis else var for number, var in enumerate(here)]
     mine, theirs = tirx.BufferLoad(source, here), tirx.BufferLoad(source, there)
     before = theirs > mine if largest else theirs < mine
-    first = tirx.Or(before, tirx.And(theirs.equal(mine), other.var < here[axis]))
+    same = theirs.equal(mine)
+    if "float" in dtype:  # NaN is the largest, as in NumPy: every element needs a place of its own
+        unordered = (tirx.isnan(theirs), tirx.isnan(mine))
+        first_is_nan, last_is_nan = unordered if largest else unordered[::-1]
+        before = tirx.Or(before, tirx.And(first_is_nan, tirx.Not(last_is_nan)))
+        same = tirx.Or(same, tirx.And(*unordered))
+    first = tirx.Or(before, tirx.And(same, other.var < here[axis]))
     count = tirx.BufferLoad(rank, here) + tirx.Cast("int32", first)
     ranking = Stage(
         "rank", (*point, other), (Store(rank, tuple(here), count),), (tirx.const(0, "int32"),)

@@ -100,7 +100,7 @@ def explain(
     progress
         Called with the name of each stage before it starts.
     """
-    operators: list[tuple[str, str, LayoutClass, str]] = []
+    operators: list[_Operator] = []
     decisions: list[Decision] = []
     seconds: dict[str, float] = {}
     makers: dict[str, str] = {}
@@ -122,88 +122,129 @@ def explain(
     return Explanation(tuple(fates), tuple(list_kernels(mod)), seconds)
 
 
-def _calls(mod: tvm.IRModule) -> list[tuple[Any, Any, str]]:
-    """Binding variable, result variables and function name of every ``call_tir``."""
+@dataclass(frozen=True)
+class _Operator:
+    """One ``call_tir`` before elimination, with the names of the tensors that it makes."""
+
+    name: str
+    tensors: tuple[str, ...]
+    kind: str
+    layout_class: LayoutClass
+    reason: str
+
+
+def _bindings(mod: tvm.IRModule) -> list[Any]:
+    return [
+        binding
+        for func in mod.functions.values()
+        if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr)
+        for block in func.body.blocks
+        for binding in block.bindings
+    ]
+
+
+def _calls(mod: tvm.IRModule) -> list[tuple[Any, tuple[str, ...], Any]]:
+    """Variable of every ``call_tir``, the names of the tensors that it makes, its function."""
+    bindings = _bindings(mod)
+    names: dict[tuple[Any, int], str] = {}
+    for binding in bindings:
+        if isinstance(binding.value, relax.TupleGetItem):
+            place = (binding.value.tuple_value, int(binding.value.index))
+            names.setdefault(place, binding.var.name)
     found = []
-    for func in mod.functions.values():
-        if not isinstance(func, relax.Function) or not isinstance(func.body, relax.SeqExpr):
-            continue
-        for block in func.body.blocks:
-            for binding in block.bindings:
-                value = binding.value
-                if isinstance(value, relax.Call) and value.op.same_as(CALL_TIR):
-                    found.append((binding.var, value.args[0], value.args[0].name_hint))
+    for binding in bindings:
+        var, value = binding.var, binding.value
+        if isinstance(value, relax.Call) and value.op.same_as(CALL_TIR):
+            tensors: tuple[str, ...] = (var.name,)
+            if isinstance(var.ty, tvm.ir.TupleType):
+                tensors = tuple(
+                    names.get((var, number), f"{var.name}_{number}")
+                    for number in range(len(var.ty.fields))
+                )
+            found.append((var, tensors, value.args[0]))
     return found
 
 
-def _list_operators(mod: tvm.IRModule) -> list[tuple[str, str, LayoutClass, str]]:
-    operators = []
-    classes: dict[str, Any] = {}
-    for var, global_var, name in _calls(mod):
-        if name not in classes:
-            func = mod[global_var]
-            classes[name] = classify(func) if isinstance(func, tirx.PrimFunc) else None
-        found = classes[name]
-        if found is not None:
-            operators.append((var.name, name, found.layout_class, found.reason))
-    return operators
+def _list_operators(mod: tvm.IRModule) -> list[_Operator]:
+    classes = {gv: classify(f) for gv, f in mod.functions.items() if isinstance(f, tirx.PrimFunc)}
+    return [
+        _Operator(
+            var.name,
+            tensors,
+            function.name_hint,
+            classes[function].layout_class,
+            classes[function].reason,
+        )
+        for var, tensors, function in _calls(mod)
+        if function in classes
+    ]
 
 
 def _makers(mod: tvm.IRModule) -> dict[str, str]:
     """Function that makes each tensor, by the tensor's name."""
-    makers = {}
-    tuples = {}
-    for var, _, name in _calls(mod):
-        makers[var.name] = name
-        tuples[var] = name
-    for func in mod.functions.values():
-        if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
-            for block in func.body.blocks:
-                for binding in block.bindings:
-                    value = binding.value
-                    if isinstance(value, relax.TupleGetItem) and value.tuple_value in tuples:
-                        makers[binding.var.name] = tuples[value.tuple_value]
-    return makers
+    return {
+        tensor: function.name_hint for _, tensors, function in _calls(mod) for tensor in tensors
+    }
 
 
 def _resolve(
-    operators: list[tuple[str, str, LayoutClass, str]],
-    decisions: list[Decision],
-    makers: dict[str, str],
+    operators: list[_Operator], decisions: list[Decision], makers: dict[str, str]
 ) -> list[Fate]:
     last: dict[str, Decision] = {}
     into: dict[str, set[str]] = {}
     views: dict[str, tuple[dict[str, object], ...]] = {}
     for decision in decisions:
-        last[decision.operator] = decision
+        before = last.get(decision.operator)
+        if before is None or (before.fate, decision.fate) != ("merged", "kernel"):
+            last[decision.operator] = decision
         into.setdefault(decision.operator, set()).update(decision.into)
         views[decision.operator] = views.get(decision.operator, ()) + decision.views
-
-    def kernels_of(operator: str) -> tuple[str, ...]:
-        seen, waiting, found = {operator}, [operator], set()
-        while waiting:
-            name = waiting.pop()
-            if name in makers:
-                found.add(makers[name])
-            for other in into.get(name, ()):
-                if other not in seen:
-                    seen.add(other)
-                    waiting.append(other)
-        return tuple(sorted(found))
-
     fates = []
-    for name, kind, layout_class, opaque in operators:
-        parts = [part for part in last if part == name or part.startswith(f"{name}_")]
-        decision = last.get(name) or (last[parts[0]] if parts else None)
-        kernels = kernels_of(decision.operator if decision else name)
-        if decision is not None and (decision.fate != "kernel" or layout_class is LayoutClass.ILD):
-            fate, reason = decision.fate, decision.reason
-        elif decision is not None:
-            fate, reason = "fused", ""
-        elif layout_class is LayoutClass.OPAQUE:
-            fate, reason = "kept", opaque
-        else:
-            fate, reason = ("kernel" if kernels else "dead"), ""
-        maps = tuple(view for part in {name, *parts} for view in views.get(part, ()))
-        fates.append(Fate(name, kind, layout_class.value, fate, kernels, reason, maps))
+    for operator in operators:
+        found = [last[tensor] for tensor in operator.tensors if tensor in last]
+        kernels = _kernels_of(operator.tensors, into, makers)
+        fate, reason = _fate(operator, found, kernels)
+        maps = tuple(view for tensor in operator.tensors for view in views.get(tensor, ()))
+        fates.append(
+            Fate(
+                operator.name,
+                operator.kind,
+                operator.layout_class.value,
+                fate,
+                kernels,
+                reason,
+                maps,
+            )
+        )
     return fates
+
+
+def _kernels_of(
+    tensors: tuple[str, ...], into: dict[str, set[str]], makers: dict[str, str]
+) -> tuple[str, ...]:
+    """Functions that make the tensors, or what they were eliminated, fused or merged into."""
+    seen, waiting, found = set(tensors), list(tensors), set()
+    while waiting:
+        name = waiting.pop()
+        if name in makers:
+            found.add(makers[name])
+        for other in into.get(name, ()):
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return tuple(sorted(found))
+
+
+def _fate(
+    operator: _Operator, decisions: list[Decision], kernels: tuple[str, ...]
+) -> tuple[str, str]:
+    """Fate and reason: what is kept of an operator with several results says more than the rest."""
+    if decisions:
+        kept = [decision for decision in decisions if decision.fate == "kept"]
+        decision = (kept or decisions)[0]
+        if decision.fate != "kernel" or operator.layout_class is LayoutClass.ILD:
+            return decision.fate, decision.reason
+        return "fused", ""
+    if operator.layout_class is LayoutClass.OPAQUE:
+        return "kept", operator.reason
+    return ("kernel" if kernels else "dead"), ""

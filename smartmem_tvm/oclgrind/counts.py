@@ -9,7 +9,7 @@
                    6 - call _Z8vstore16Dv16_fmPU3AS1f()
 
 Vector loads and stores are calls of built-in functions: their bytes are the count times the lanes
-times the size of the pointer's type, and the space is the pointer's (1 global, 2 constant, 3 local).
+times the size of the pointer's type; the space is the pointer's (1 global, 2 constant, 3 local).
 """
 
 from __future__ import annotations

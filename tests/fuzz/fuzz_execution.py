@@ -100,6 +100,7 @@ def failure(graph: Graph, run: Callable[[Graph], list[np.ndarray]]) -> str:
     except IllConditionedError:
         return ""
     except Exception as error:  # whatever it is, it is the finding
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        telling = [line for line in lines if " error: " in line] or lines[-1:]
+        return f"{type(error).__name__}: {telling[0] if telling else ''}"
     return ""

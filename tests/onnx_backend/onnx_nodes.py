@@ -7,6 +7,8 @@ import warnings
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import tvm
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
@@ -20,7 +22,8 @@ from smartmem_tvm.frontend import ImportedModel, import_model
 # What a test may end with; only the first two say that the pipeline computed something.
 RIGHT, WRONG, REFUSED, FAILED = "right", "wrong", "refused", "failed"
 NOT_IMPORTED = "not imported"
-PIPELINES = ("smartmem", "tvm")
+# "host" is TVM on the processor: what is wrong there too, the importer has made so.
+PIPELINES = ("smartmem", "tvm", "host")
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-5
 _HALF = 1e-2  # of types with 11 bits or fewer
 
@@ -43,9 +46,9 @@ def run_test(name: str, pipeline: str, device: Any) -> dict[str, str]:
     except Exception as error:  # the importer's own faults say no more about the pipelines
         return {"outcome": NOT_IMPORTED, "reason": f"{type(error).__name__}: {_line(error)}"}
     try:
-        run = {"smartmem": _smartmem, "tvm": _tvm}[pipeline](imported, device)
+        run = {"smartmem": _smartmem, "tvm": _tvm, "host": _host}[pipeline](imported, device)
         for inputs, outputs in case.data_sets:
-            reason = _difference(run([np.asarray(value) for value in inputs]), outputs)
+            reason = _difference(run([_array(value) for value in inputs]), outputs)
             if reason:
                 return {"outcome": WRONG, "reason": reason}
     except SmartMemError as error:
@@ -63,6 +66,13 @@ def _import(case: TestCase) -> ImportedModel:
     return imported
 
 
+def _array(value: Any) -> np.ndarray:
+    """Stored value; those of types that NumPy lacks are ONNX tensors."""
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    return np.asarray(value)
+
+
 def _smartmem(imported: ImportedModel, _device: Any) -> Any:
     artifact = compile_model(imported)
     return lambda inputs: list(artifact.run(inputs).values())
@@ -72,6 +82,14 @@ def _tvm(imported: ImportedModel, device: Any) -> Any:
     """``tvm.compile`` with nothing said but the target, on the same runtime and device."""
     executable = tvm.compile(imported.mod, tvm.target.Target("opencl", host="llvm"))
     build_kernels(executable.mod, device)
+    return _machine(executable, device)
+
+
+def _host(imported: ImportedModel, _device: Any) -> Any:
+    return _machine(tvm.compile(imported.mod, tvm.target.Target("llvm")), tvm.cpu())
+
+
+def _machine(executable: Any, device: Any) -> Any:
     machine = relax.VirtualMachine(executable, device)
 
     def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -86,7 +104,7 @@ def _difference(ours: list[np.ndarray], stored: list[Any]) -> str:
     if len(ours) != len(stored):
         return f"{len(ours)} outputs, not {len(stored)}"
     for number, (mine, expected) in enumerate(zip(ours, stored, strict=True)):
-        expected = np.asarray(expected)
+        expected = _array(expected)
         if mine.shape != expected.shape or mine.dtype != expected.dtype:
             return (
                 f"output {number} is {mine.dtype}{list(mine.shape)}, "
@@ -108,6 +126,7 @@ def _difference(ours: list[np.ndarray], stored: list[Any]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """The line of a message that says what is wrong: TVM puts tracebacks around it."""
+    """The line of a message that says what is wrong: tracebacks and compilers surround it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else "")[:400]
+    telling = [line for line in lines if " error: " in line] or lines[-1:]
+    return (telling[0] if telling else "")[:400]

@@ -140,6 +140,23 @@ def test_equal_functions_are_written_once():
     assert len({call.args[0] for call in calls(mod)}) == 1
 
 
+def test_parts_of_a_tuple_are_called_as_their_variables():
+    def body(x):
+        parts = op.split(x, 2, 0)
+        return op.exp(relax.TupleGetItem(parts, 0)), op.sin(relax.TupleGetItem(parts, 1))
+
+    mod = graph(body, (4, 9))
+    names = [
+        binding.var.name
+        for binding in mod["main"].body.blocks[0].bindings
+        if isinstance(binding.value, relax.TupleGetItem)
+    ]
+    for _ in range(2):
+        found = read_graph(mod, mod["main"].body.blocks[0])
+        assert [buffer.name for buffer in next(found.kernels()).outputs] == names
+        mod = again(mod)
+
+
 def test_kernels_in_a_circle_are_refused():
     mod = graph(lambda x: op.exp(op.exp(x)), (4, 9))
     (block,) = mod["main"].body.blocks

@@ -8,6 +8,7 @@ from relax_graphs import HOST, host_outputs, legalised
 from tvm import relax, tirx
 from tvm.relax import op
 
+import smartmem_tvm
 from smartmem_tvm.passes import LegaliseSorts
 from smartmem_tvm.passes.legalise_sorts import LONGEST
 
@@ -102,3 +103,17 @@ def test_left_for_tvm(shape):
 
 def test_the_longest_row_is_still_ranked():
     assert not is_left(LegaliseSorts()(module((2, LONGEST), k=2)))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_nan_is_the_largest_and_leaves_no_place_empty(largest, opencl_device):
+    x = relax.Var("x", relax.TensorType((2, 5), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(relax.op.topk(x, 5, -1, "indices", largest, "int64"))
+        builder.emit_func_output(out)
+    rows = np.array([[np.nan, 1, 2, np.nan, 0], [3, 1, 4, 1, 5]], "float32")
+    (got,) = smartmem_tvm.compile(builder.get(), device="auto").run([rows]).values()
+    want = [[0, 3, 2, 1, 4], [4, 2, 0, 1, 3]] if largest else [[4, 1, 2, 0, 3], [1, 3, 0, 2, 4]]
+    np.testing.assert_array_equal(got, want)

@@ -1,0 +1,83 @@
+"""``smartmem explain``: nothing is built or launched, so no device is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from smartmem_tvm.pipeline import SWITCHES
+
+EXPLAIN = ("explain", "mlp.onnx", "--device", "adreno-740")
+
+
+def test_the_document(workplace, smartmem_json):
+    document = smartmem_json(*EXPLAIN)
+    assert (document["model"], document["device"], document["dtype"]) == (
+        "mlp",
+        "adreno-740",
+        "float32",
+    )
+    assert (document["operators"], document["kernels"], document["layout_kernels"]) == (5, 2, 0)
+    assert document["layout_transforms"] == {"before": 1, "eliminated": 1, "kept": []}
+    assert document["index_divisions"] == {"before": 0, "after": 0}
+    traffic = document["traffic_bytes"]
+    assert traffic["footprint"] >= traffic["compulsory"] > 0
+    rows = document["per_kernel"]
+    assert sum(row["calls"] for row in rows) == document["kernels"]
+    assert sum(row["footprint_bytes"] for row in rows) == traffic["footprint"]
+    assert set(document["stages_s"]) >= {"simplify", "legalise", "eliminate", "schedule"}
+    assert [(f["kind"], f["layout_class"], f["fate"]) for f in document["fates"]] == [
+        ("matmul", "ILD", "kernel"),
+        ("add", "ILI", "fused"),
+        ("relu", "ILI", "fused"),
+        ("matmul1", "ILD", "kernel"),
+        ("transpose", "fixed", "fused"),
+    ]
+    names = {row["func"] for row in rows}
+    assert all(fate["kernels"] and set(fate["kernels"]) <= names for fate in document["fates"])
+
+
+def test_what_is_kept_has_its_reason(workplace, smartmem, smartmem_json):
+    options = ("--disable", "fuse")
+    document = smartmem_json(*EXPLAIN, *options)
+    assert document["layout_kernels"] == 1
+    (kept,) = document["layout_transforms"]["kept"]
+    assert kept["reason"] == "a graph output"
+    assert "(transpose)" in kept["op"]
+    code, out, err = smartmem(*EXPLAIN, *options)
+    assert (code, err) == (0, "")
+    assert "Kept, and why" in out
+    assert "a graph output" in out
+
+
+def test_the_tables(workplace, smartmem):
+    code, out, err = smartmem(*EXPLAIN)
+    assert (code, err) == (0, "")
+    assert "layout transforms" in out
+    assert "Every operator" not in out
+    assert "Kept, and why" not in out
+    code, out, err = smartmem(*EXPLAIN, "--operators")
+    assert (code, err) == (0, "")
+    assert "Every operator" in out
+    for kind in ("matmul1", "transpose", "relu"):
+        assert kind in out
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_is_taken(workplace, smartmem_json, switch):
+    document = smartmem_json(*EXPLAIN, "--disable", switch)
+    assert document["kernels"] >= 2
+
+
+def test_several_switches(workplace, smartmem_json):
+    options = [word for switch in SWITCHES for word in ("--disable", switch)]
+    document = smartmem_json(*EXPLAIN, *options)
+    assert (document["kernels"], document["layout_kernels"]) == (5, 1)
+    assert {fate["fate"] for fate in document["fates"]} == {"kernel"}
+
+
+def test_an_unknown_switch_is_bad_usage(workplace, smartmem):
+    code, out, err = smartmem(*EXPLAIN, "--disable", "everything")
+    assert (code, out) == (2, "")
+    assert "'everything'" in err
+    for switch in SWITCHES:
+        assert switch in err

@@ -1,0 +1,141 @@
+"""The fates of a model's operators, from operators to kernels."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import tvm
+from small_models import mlp
+from tvm import relax
+from tvm.relax import op
+
+from smartmem_tvm.explaining import explain
+from smartmem_tvm.frontend import import_model
+
+OPENCL = tvm.target.Target("opencl", host="llvm")
+
+
+def module(body, *shapes):
+    builder = relax.BlockBuilder()
+    params = [
+        relax.Var(f"x{number}", relax.TensorType(list(shape), "float32"))
+        for number, shape in enumerate(shapes)
+    ]
+    with builder.function("main", params):
+        with builder.dataflow():
+            made = body(*params)
+            made = relax.Tuple(list(made)) if isinstance(made, tuple) else made
+            made = builder.emit_output(builder.emit(made))
+        builder.emit_func_output(made)
+    return builder.get()
+
+
+def explained(body, *shapes, disable=()):
+    return explain(module(body, *shapes), OPENCL, disable=disable)
+
+
+def fates(explanation):
+    return Counter((fate.layout_class, fate.fate) for fate in explanation.fates)
+
+
+def test_every_operator_has_a_fate_and_the_kernel_that_does_its_work():
+    explanation = explain(import_model(mlp()).mod, OPENCL)
+    assert fates(explanation) == {
+        ("ILD", "kernel"): 2,
+        ("ILI", "fused"): 2,
+        ("fixed", "fused"): 1,
+    }
+    names = {kernel.func for kernel in explanation.kernels}
+    assert len(names) == 2
+    for fate in explanation.fates:
+        assert set(fate.kernels) <= names
+        assert fate.kernels  # also what became one of several outputs
+        assert fate.reason == ""
+    assert set(explanation.stages_s) == {"simplify", "legalise", "eliminate", "schedule", "verify"}
+
+
+def test_transforms_are_counted_and_what_is_kept_has_a_reason():
+    def body(x, w):
+        product = op.matmul(op.permute_dims(x), w)
+        return product, op.permute_dims(op.reshape(x, (3, 3, 6)), [2, 0, 1])
+
+    explanation = explained(body, (9, 6), (9, 8))
+    found = explanation.layout_transforms
+    assert (found["before"], found["eliminated"]) == (3, 2)
+    (kept,) = found["kept"]
+    assert kept["op"].endswith("(transpose1)")
+    assert "a graph output" in kept["reason"]
+    assert sum(kernel.layout_only for kernel in explanation.kernels) == 1
+
+
+def test_a_split_is_one_operator_whatever_becomes_of_its_parts():
+    def body(x, w):
+        parts = op.split(op.matmul(x, w), 2, 1)
+        return op.exp(relax.TupleGetItem(parts, 0)), op.sin(relax.TupleGetItem(parts, 1))
+
+    explanation = explained(body, (6, 9), (9, 8))
+    (split,) = [fate for fate in explanation.fates if fate.layout_class == "fixed"]
+    assert split.fate == "eliminated"
+    assert len(split.views) == 2
+    assert explanation.layout_transforms == {"before": 1, "eliminated": 1, "kept": []}
+
+
+def test_merged_operators_name_the_reason():
+    explanation = explained(
+        lambda x, q, k: (op.exp(op.matmul(x, q)), op.sin(op.matmul(x, k))), (6, 9), (9, 8), (9, 8)
+    )
+    (merged,) = [fate for fate in explanation.fates if fate.fate == "merged"]
+    assert merged.reason == "both read 'x0' in the same way"
+    (kernel,) = {kernel.func for kernel in explanation.kernels}
+    assert all(fate.kernels == (kernel,) for fate in explanation.fates)
+
+
+def test_divisions_before_and_after_simplification():
+    def body(x):
+        windows = op.reshape(x, (1, 2, 2, 2, 2, 3))
+        return op.exp(op.reshape(op.permute_dims(windows, [0, 1, 3, 2, 4, 5]), (4, 4, 3)))
+
+    found = explained(body, (1, 4, 4, 3)).index_divisions
+    assert found["before"] > found["after"] > 0
+
+
+def test_an_operator_that_nobody_needs_is_dead():
+    from smartmem_tvm.analysis.layout_class import LayoutClass
+    from smartmem_tvm.explaining import _Operator, _resolve
+
+    (fate,) = _resolve([_Operator("lv", ("lv",), "add", LayoutClass.ILI, "")], [], {})
+    assert (fate.fate, fate.kernels) == ("dead", ())
+
+
+def test_an_opaque_operator_is_kept_with_its_reason():
+    explanation = explained(lambda x: op.cumsum(op.exp(x), 1), (4, 9))
+    opaque = [fate for fate in explanation.fates if fate.layout_class == "opaque"]
+    assert opaque
+    assert all(fate.fate == "kept" and fate.reason for fate in opaque)
+
+
+@pytest.mark.parametrize("switch", ["eliminate", "merge", "fuse", "simplify"])
+def test_each_mechanism_can_be_left_out(switch):
+    def body(x, q, k):
+        heads = [op.permute_dims(op.reshape(op.matmul(x, w), (6, 2, 4)), [1, 0, 2]) for w in (q, k)]
+        return op.matmul(op.exp(heads[0]), op.permute_dims(heads[1], [0, 2, 1]))
+
+    shapes = [(6, 9), (9, 8), (9, 8)]
+    everything = explained(body, *shapes)
+    without = explained(body, *shapes, disable=[switch])
+    launches = [sum(k.calls for k in found.kernels) for found in (everything, without)]
+    assert everything.layout_transforms["eliminated"] == 5
+    assert launches[0] == 2
+    # Without elimination fusion takes up the relayouts, one at a time.
+    assert launches[1] == 2 if switch in ("eliminate", "simplify") else launches[1] > 2
+    fate = {"eliminate": "eliminated", "merge": "merged"}.get(switch)
+    assert fate is None or fate not in {found.fate for found in without.fates}
+
+
+def test_the_progress_names_every_stage():
+    seen = []
+    explain(module(op.exp, (4, 9)), OPENCL, progress=seen.append)
+    assert seen == ["simplify", "legalise", "eliminate", "schedule", "verify"]
+    assert np.isfinite(sum(explain(module(op.exp, (4, 9)), OPENCL).stages_s.values()))

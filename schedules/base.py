@@ -28,6 +28,7 @@ from tvm.s_tir.schedule import ScheduleError
 from tvm.target import Target
 
 from smartmem_tvm.analysis import is_host_function
+from smartmem_tvm.analysis.footprint import record_footprint
 from smartmem_tvm.errors import SmartMemError
 
 REFUSALS = "smartmem.schedule_refusals"
@@ -113,5 +114,6 @@ def _schedule(func: tirx.PrimFunc, target: Target, rules: Sequence[ScheduleRule]
             continue
         schedule = found[0] if isinstance(found, list) else found
         scheduled = schedule.mod["main"].with_attr({IS_SCHEDULED: True, RULE: name})
+        scheduled = record_footprint(scheduled, func)
         break
     return scheduled.with_attr(REFUSALS, reasons) if reasons else scheduled

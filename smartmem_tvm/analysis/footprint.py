@@ -60,6 +60,37 @@ class Footprint:
         return self.read + self.written
 
 
+FOOTPRINT = "smartmem.footprint"
+"""Attribute of a scheduled function of one launch: what its footprint was before the schedule."""
+
+
+def record_footprint(scheduled: Any, unscheduled: Any) -> Any:
+    """The scheduled function with the footprint of the unscheduled one in its attributes.
+
+    The footprint does not depend on the schedule, but a scheduled body hides it: private arrays,
+    clamped indices and shifted tiles make the exact count hard, or only an upper bound.
+    """
+    found = footprint_of(unscheduled.body)
+    if found is None:
+        return scheduled
+    return scheduled.with_attr(FOOTPRINT, [found.read, found.written, int(found.exact)])
+
+
+def recorded_footprint(func: Any) -> Footprint | None:
+    """What :func:`record_footprint` wrote, or None."""
+    found = func.attrs.get(FOOTPRINT)
+    if found is None:
+        return None
+    read, written, exact = (int(number) for number in found)
+    return Footprint(read, written, bool(exact))
+
+
+def footprint_of_launch(func: Any, launches: list[Launch], number: int) -> Footprint | None:
+    """Footprint of a function's launch; as recorded where the function has no other."""
+    recorded = recorded_footprint(func) if len(launches) == 1 else None
+    return footprint_of(launches[number].body) if recorded is None else recorded
+
+
 def footprint_bytes(launch: Launch) -> int | None:
     """Unique bytes read plus written in device memory; None when a shape is symbolic."""
     found = footprint_of(launch.body)

@@ -16,7 +16,7 @@ import tvm
 from tvm import relax, tirx
 
 from ..errors import SmartMemError
-from .footprint import footprint_bytes
+from .footprint import Footprint, footprint_of_launch
 from .launches import Launch, find_launches, is_host_function
 from .layout_only import is_layout_only
 
@@ -131,16 +131,19 @@ def list_kernels(mod: tvm.IRModule, entry: str = "main") -> list[KernelInfo]:
                 f"function '{func_name}' has no thread bindings, so its kernels cannot be counted: "
                 "list kernels after the schedule stage"
             )
-        for name, launch in zip(names[func_name], launches, strict=True):
-            kernels.append(_describe(name, func_name, calls, launch))
+        for number, name in enumerate(names[func_name]):
+            footprint = footprint_of_launch(func, launches, number)
+            kernels.append(_describe(name, func_name, calls, launches[number], footprint))
     return kernels
 
 
-def _describe(name: str, func_name: str, calls: int, launch: Launch) -> KernelInfo:
+def _describe(
+    name: str, func_name: str, calls: int, launch: Launch, footprint: Footprint | None
+) -> KernelInfo:
     return KernelInfo(
         name,
         func_name,
-        calls * (1 if launch.repeats is None else launch.repeats),
+        calls * (1 if launch.repeats is None else max(0, launch.repeats)),
         is_layout_only(launch.body),
-        footprint_bytes(launch),
+        None if footprint is None else footprint.bytes,
     )

@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.ir.expr import GenericConst
 
 from ..errors import SmartMemError
-from .footprint import footprint_of
+from .footprint import Footprint, footprint_of, footprint_of_launch
 from .kernels import count_calls, kernel_names
 from .launches import Launch, find_launches, is_host_function
 from .traffic_accesses import static_extents
@@ -100,10 +100,11 @@ def footprint(module: tvm.IRModule, entry: str = "main") -> FootprintTraffic:
         launches = find_launches(func)
         if not launches:
             if not is_host_function(func):
-                kernels.append(_describe(func_name, calls, func.body))
+                kernels.append(_describe(func_name, calls, footprint_of(func.body)))
             continue
-        for name, launch in zip(names[func_name], launches, strict=True):
-            kernels.append(_describe(name, calls * _rounds(launch), launch.body))
+        for number, (name, launch) in enumerate(zip(names[func_name], launches, strict=True)):
+            found = footprint_of_launch(func, launches, number)
+            kernels.append(_describe(name, calls * _rounds(launch), found))
     total: int | None = 0
     for kernel in kernels:
         total = (
@@ -117,8 +118,7 @@ def _rounds(launch: Launch) -> int:
     return 1 if launch.repeats is None else max(0, launch.repeats)
 
 
-def _describe(name: str, calls: int, body: Any) -> KernelFootprint:
-    found = footprint_of(body)
+def _describe(name: str, calls: int, found: Footprint | None) -> KernelFootprint:
     if found is None:
         return KernelFootprint(name, calls, None, None, False)
     return KernelFootprint(name, calls, found.read, found.written, found.exact)

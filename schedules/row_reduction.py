@@ -19,7 +19,7 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 
 from .base import RuleDeclined
-from .choose import cheapest, widths
+from .choose import cheapest, moves_booleans, widths
 from .contraction import as_team, with_group
 from .cost import Costs, costs_of
 from .emit import WorkItem
@@ -54,6 +54,9 @@ class RowReduction:
 
 
 def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:
+    if moves_booleans(costs):
+        yield Tile(inner=inner)
+        return
     last = costs.extents[inner[-1]] if not costs.symbolic[inner[-1]] else 1
     for width in widths(last, limits.vector_width):
         yield Tile(inner=inner, inner_width=width)

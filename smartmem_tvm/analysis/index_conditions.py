@@ -65,6 +65,17 @@ def has_load(expr: Any) -> bool:
     return bool(found)
 
 
+def _has_conditional(expr: Any) -> bool:
+    found: list[Any] = []
+
+    def visit(part: Any) -> None:
+        if isinstance(part, tirx.Select) or part.op.same_as(IF_THEN_ELSE):
+            found.append(part)
+
+    structural_walk(expr, ((tirx.Select, tvm.ir.Call), visit))
+    return bool(found)
+
+
 def negated(condition: Any) -> Any:
     """Opposite condition, comparisons turned round and and/or exchanged."""
     opposite = _OPPOSITE.get(type(condition))
@@ -90,6 +101,10 @@ def facts(space: IndexSpace, condition: Any) -> list[Polynomial]:
     if isinstance(condition, tvm.ir.Call) and condition.op.same_as(LIKELY):
         return facts(space, condition.args[0])
     if not isinstance(condition, COMPARISONS) or not is_index_type(condition.a):
+        return []
+    if _has_conditional(condition):
+        # It says little of any one iterator, and to read it is to simplify both of its branches,
+        # under conditions like itself: exponential in the depth of a padded concatenation.
         return []
     left, right = _operands(space, condition)
     if isinstance(condition, tirx.EQ):

@@ -78,7 +78,7 @@ class IndexSpace:
         keep_digits: bool = False,
     ) -> None:
         self.domain = domain
-        self.conditions: tuple[Any, ...] = ()
+        self.conditions = tuple(conditions)
         self.keep_digits = keep_digits
         self.atoms: list[Atom] = []
         self.known: list[Polynomial] = []
@@ -89,10 +89,8 @@ class IndexSpace:
         self._reading_extent = False
         for var in domain:
             self._variable(var)
-        for condition in conditions:
+        for condition in self.conditions:
             self._assume(condition)
-            # Not before: a conditional inside of it is simplified under the earlier ones.
-            self.conditions += (condition,)
 
     def assuming(self, *conditions: Any) -> IndexSpace:
         """The same domain where these conditions hold as well."""

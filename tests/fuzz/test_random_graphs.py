@@ -148,9 +148,3 @@ def test_minimised_graph_keeps_what_fails():
     small = minimise(graph, lambda other: any(step.op == "flip" for step in other.steps))
     assert [step.op for step in small.steps] == ["flip"]
     assert reference(small)
-
-
-@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
-def test_graph_that_failed_once_on_device(opencl_device, path):
-    graph = Graph.from_json(path.read_text(encoding="utf-8"))
-    compare(graph, run_on_device(graph, opencl_device))

@@ -9,10 +9,10 @@ from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
-from smartmem_tvm.analysis.computation import Stage
+from smartmem_tvm.analysis.computation import count_points
+from smartmem_tvm.analysis.expressions import loads_of
 
 from ._graph import Node
-from ._views import loads_of
 
 # Operations: a transcendental function counts as this many additions, a division as those, and a
 # byte of global memory as these (the ratio of peak to bandwidth of the devices in devices/).
@@ -49,7 +49,7 @@ def recomputation_is_cheaper(node: Node, readers: list[Node]) -> str | None:
     """None when the node's value is better computed in its readers, else why not."""
     (stage,) = node.stages
     (store,) = stage.stores
-    elements = _points(stage)
+    elements = count_points(stage.axes)
     if elements is None:
         return None
     cost = weight(store.value)
@@ -80,7 +80,7 @@ def _evaluations(reader: Node, buffer: Any) -> int:
         uses = sum(1 for store in stage.stores for load in _direct(store.value, buffer))
         if not uses:
             continue
-        points = _points(stage) or 0
+        points = count_points(stage.axes) or 0
         sources = {load.source for load in stage.loads()}
         total += points // (REUSE if stage.is_reduction and len(sources) > 1 else 1)
     return total
@@ -88,12 +88,3 @@ def _evaluations(reader: Node, buffer: Any) -> int:
 
 def _direct(value: Any, buffer: Any) -> list[TensorLoad]:
     return [load for load in loads_of(value) if load.source.same_as(buffer)]
-
-
-def _points(stage: Stage) -> int | None:
-    total = 1
-    for axis in stage.axes:
-        if not isinstance(axis.extent, tirx.IntImm):
-            return None
-        total *= int(axis.extent)
-    return total

@@ -12,11 +12,12 @@ from tvm.s_tir import SBlock, SBlockRealize
 from tvm_ffi import structural_map, structural_walk
 
 from smartmem_tvm.analysis.computation import (
-    Axis,
     Stage,
     Store,
     substitute_in_stage,
+    with_fresh_axes,
 )
+from smartmem_tvm.analysis.expressions import loads_of, uses
 
 from ._graph import Graph, Node, OpaqueNode, read_graph
 
@@ -37,7 +38,7 @@ def build_prim_func(node: Node, inputs: list[Any], symbols: list[Any]) -> tirx.P
         for store in stage.stores:
             if store.buffer not in renamed:
                 internal.append(_renamed_buffer(store.buffer, renamed, taken))
-    body = [_nest(_with_fresh_axes(stage, renamed)) for stage in stages]
+    body = [_nest(with_fresh_axes(stage, renamed)) for stage in stages]
     root = SBlock(
         [], [], [], "root", tirx.SeqStmt(body) if len(body) > 1 else body[0], None, internal
     )
@@ -61,13 +62,6 @@ def _renamed_buffer(buffer: Any, renamed: dict[Any, Any], taken: set[str]) -> An
     shape = [structural_map(d, (tvm.ir.Var, lambda v: renamed.get(v, v))) for d in buffer.shape]
     renamed[buffer] = tirx.decl_buffer(shape, buffer.dtype, name, layout=None)
     return renamed[buffer]
-
-
-def _with_fresh_axes(stage: Stage, renamed: dict[Any, Any]) -> Stage:
-    fresh = {axis.var: tirx.Var(axis.var.name, axis.var.ty) for axis in stage.axes}
-    new = substitute_in_stage(stage, {**renamed, **fresh})
-    axes = tuple(Axis(fresh[axis.var], axis.extent, axis.reduced) for axis in new.axes)
-    return Stage(new.name, axes, new.stores, new.initial)
 
 
 def _without_copy_of_reduction(stages: list[Stage], outputs: list[Any]) -> list[Stage]:
@@ -162,9 +156,7 @@ def _unique(regions: list[Any]) -> list[Any]:
 def _region(buffer: Any, indices: Any) -> Any:
     ranges = []
     for index, extent in zip(indices, buffer.shape, strict=True):
-        found: list[Any] = []
-        structural_walk(index, (TensorLoad, found.append))
-        if found:  # an index that is data: anywhere
+        if loads_of(index):  # an index that is data: anywhere
             ranges.append(tvm.ir.Range(tirx.const(0, index.ty.dtype), extent))
         else:
             ranges.append(tvm.ir.Range.from_min_extent(index, tirx.const(1, index.ty.dtype)))
@@ -236,7 +228,7 @@ class _Writer:
                 continue
             if isinstance(made, tuple):
                 parts = [self.exprs.get(part) for part in made]
-                if all(part is not None for part in parts) and self._uses(binding.value, var):
+                if all(part is not None for part in parts) and uses(binding.value, var):
                     ty = var.ty
                     replaced[var] = self.bind(relax.DataflowVar(var.name, ty), relax.Tuple(parts))
             elif made in self.exprs and not self.exprs[made].same_as(var):
@@ -254,12 +246,6 @@ class _Writer:
                     self.exprs[buffer] = self.bind(var, relax.TupleGetItem(binding.var, number))
         elif made is not None:
             self.exprs[made] = binding.var
-
-    @staticmethod
-    def _uses(value: Any, var: Any) -> bool:
-        found: list[Any] = []
-        structural_walk(value, (tvm.ir.Var, lambda v: found.append(v) if v.same_as(var) else None))
-        return bool(found)
 
 
 def _free_symbols(node: Node, inputs: list[Any]) -> list[Any]:

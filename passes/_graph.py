@@ -22,11 +22,11 @@ from tvm.ir.expr import GenericConst
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.computation import (
-    Axis,
     OpaqueReason,
     Stage,
     read_stages,
     substitute_in_stage,
+    with_fresh_axes,
 )
 from smartmem_tvm.analysis.expressions import substitute
 
@@ -277,7 +277,7 @@ class _Reader:
         self.values[binding.var] = made
         node = Node(
             global_var.name_hint,
-            [_renewed(stage, values) for stage in stages],
+            [with_fresh_axes(stage, values) for stage in stages],
             outputs,
             [binding.var.name],
         )
@@ -311,18 +311,6 @@ def _bind(params: Any, arguments: list[Any]) -> dict[Any, Any] | None:
             if isinstance(dim, tvm.ir.Var):
                 values.setdefault(dim, actual)
     return values
-
-
-def _renewed(stage: Stage, values: dict[Any, Any]) -> Stage:
-    fresh = {axis.var: tirx.Var(axis.var.name, axis.var.ty) for axis in stage.axes}
-    axes = tuple(Axis(fresh[axis.var], axis.extent, axis.reduced) for axis in stage.axes)
-    renamed = substitute_in_stage(stage, {**values, **fresh})
-    return Stage(
-        renamed.name,
-        tuple(Axis(a.var, r.extent, a.reduced) for a, r in zip(axes, renamed.axes, strict=True)),
-        renamed.stores,
-        renamed.initial,
-    )
 
 
 def read_graph(mod: tvm.IRModule, block: relax.DataflowBlock) -> Graph:

@@ -26,16 +26,16 @@ from tvm_ffi import structural_equal
 from smartmem_tvm.analysis.computation import (
     Stage,
     Store,
+    count_points,
     fresh_axes,
     is_int,
     replace_loads,
     substitute_in_stage,
 )
-from smartmem_tvm.analysis.expressions import substitute, uses
+from smartmem_tvm.analysis.expressions import loads_of, substitute, uses
 from smartmem_tvm.analysis.index_maps import Refusal, invert, prove_same, simplify_value
 
 from ._graph import Node
-from ._views import loads_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def join_epilogue(
         target = made[load.source].indices
         actual = [substitute(index, points) for index in load.indices]
         proof = prove_same(actual, list(target), sink.domain)
-        if not proof.holds or proof.method == "samples":
+        if not proof.proved:
             return Refusal(
                 f"it reads '{load.source.name}' at two places, which different work-items make"
             )
@@ -226,9 +226,9 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
         return Refusal(f"'{next(iter(needed)).name}' is read by others too")
     if any(loads_of(i) for s in kernel.stages for store in s.stores for i in store.indices):
         return Refusal("the kernel's data says where it stores")
-    reductions = [_points(stage.axes) for stage in kernel.stages if stage.is_reduction]
+    reductions = [count_points(stage.axes) for stage in kernel.stages if stage.is_reduction]
     (stage,) = reader.stages
-    elements = _points(stage.axes)
+    elements = count_points(stage.axes)
     if elements is None or not reductions or any(count is None for count in reductions):
         return Refusal("the shapes are symbolic")
     if max(reductions) < elements:
@@ -257,15 +257,6 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
         rows = own
         place = first.setdefault(load.source, list(load.indices))
         proof = prove_same(list(load.indices), place, stage.domain)
-        if not proof.holds or proof.method == "samples":
+        if not proof.proved:
             return Refusal(f"a row reads two elements of '{load.source.name}'")
     return Joined([*kernel.stages, *reader.stages], list(reader.outputs))
-
-
-def _points(axes: Any) -> int | None:
-    total = 1
-    for axis in axes:
-        if not isinstance(axis.extent, tirx.IntImm):
-            return None
-        total *= int(axis.extent)
-    return total

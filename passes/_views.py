@@ -9,18 +9,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
-from tvm.ir.expr import TensorLoad
-from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.computation import (
     Stage,
-    Store,
-    fresh_axes,
+    map_stage,
     replace_in_stage,
-    substitute_in_stage,
+    with_fresh_axes,
 )
 from smartmem_tvm.analysis.expressions import substitute
 from smartmem_tvm.analysis.index_maps import simplify_value
@@ -69,9 +67,7 @@ def split_node(node: Node) -> list[Node]:
     for stage in node.stages:
         stage = replace_in_stage(stage, internal) if internal else stage
         for store in stage.stores:
-            axes, renamed = fresh_axes(stage.axes)
-            alone = substitute_in_stage(Stage(stage.name, stage.axes, (store,)), renamed)
-            alone = Stage(alone.name, axes, alone.stores)
+            alone = with_fresh_axes(Stage(stage.name, stage.axes, (store,)), {})
             part = Node(node.name, [alone], [store.buffer], node.operators, node.attrs)
             view = view_of(part)
             if store.buffer in outputs:
@@ -101,20 +97,5 @@ def apply_to_stage(stage: Stage, views: dict[Any, View], *, simplify: bool = Tru
 def simplified(stage: Stage) -> Stage:
     """Stage with every index, condition and value simplified under the ranges of its axes."""
     domain = stage.domain
-    stores = tuple(
-        Store(
-            store.buffer,
-            tuple(simplify_value(index, domain) for index in store.indices),
-            simplify_value(store.value, domain),
-            None if store.condition is None else simplify_value(store.condition, domain),
-        )
-        for store in stage.stores
-    )
-    return Stage(stage.name, stage.axes, stores, stage.initial)
-
-
-def loads_of(expr: Any) -> list[TensorLoad]:
-    """Every load in an expression."""
-    found: list[TensorLoad] = []
-    structural_walk(expr, (TensorLoad, found.append))
-    return found
+    changed = map_stage(stage, lambda expr: simplify_value(expr, domain))
+    return replace(changed, initial=stage.initial)

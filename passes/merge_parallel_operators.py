@@ -20,11 +20,10 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from tvm import tirx
 from tvm.ir.expr import GenericConst
 from tvm_ffi import structural_equal
 
-from smartmem_tvm.analysis.computation import Stage, substitute_in_stage
+from smartmem_tvm.analysis.computation import Stage, is_int, substitute_in_stage
 from smartmem_tvm.analysis.decisions import Decision, with_decisions
 
 from ._emit import rewrite_blocks
@@ -96,17 +95,13 @@ def _shape(node: Node) -> tuple[Any, ...] | None:
         return None
     # Not the stages in between: what a variance squares has the rows' length as well.
     spatial = {
-        tuple(str(a.extent) for a in s.spatial if not _is_one(a.extent))
+        tuple(str(a.extent) for a in s.spatial if not is_int(a.extent, 1))
         for s in node.stages
         if s.is_reduction or s is last
     }
     if len(spatial) != 1:
         return None
     return (tuple(str(a.extent) for a in last.spatial), reduced.pop())
-
-
-def _is_one(extent: Any) -> bool:
-    return isinstance(extent, tirx.IntImm) and int(extent) == 1
 
 
 def _reductions(node: Node) -> list[Stage]:

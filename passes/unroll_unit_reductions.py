@@ -29,6 +29,8 @@ from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock
 from tvm_ffi import structural_equal, structural_map
 
+from smartmem_tvm.analysis.computation import is_int
+
 
 @tvm.transform.module_pass(opt_level=0, name="smartmem.UnrollUnitReductions")
 class UnrollUnitReductions:
@@ -50,7 +52,7 @@ def _unrolled(block: SBlock) -> SBlock:
     store, init = block.body, block.init
     if (
         not reduces
-        or any(not _is_one(axis.dom.extent) for axis in reduces)
+        or any(not is_int(axis.dom.extent, 1) for axis in reduces)
         or not isinstance(store, tirx.BufferStore)
         or not isinstance(init, tirx.BufferStore)
         or not init.buffer.same_as(store.buffer)
@@ -80,13 +82,9 @@ def _unrolled(block: SBlock) -> SBlock:
     )
 
 
-def _is_one(extent: Any) -> bool:
-    return isinstance(extent, tirx.IntImm) and int(extent) == 1
-
-
 def _same(buffer: Any, one: Any, other: Any) -> bool:
     """Whether two indices name one element; where there is only one, any index is it."""
     return len(one) == len(other) and all(
-        _is_one(extent) or structural_equal(a, b)
+        is_int(extent, 1) or structural_equal(a, b)
         for extent, a, b in zip(buffer.shape, one, other, strict=True)
     )

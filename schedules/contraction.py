@@ -39,19 +39,24 @@ class Contraction:
     def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule:
         """Return a schedule; raise RuleDeclined with the reason."""
         limits = limits_of(target)
-        costs = costs_of(func, limits)
-        kernel = costs.kernel
-        if not kernel.reductions:
-            raise RuleDeclined("nothing is reduced")
-        if any(work.nested for work in costs.work):
-            raise RuleDeclined("a stage is read inside another reduction")
+        costs = reduction_costs(func, limits)
         wide = {d for d, n in enumerate(costs.extents) if n > 1 or costs.symbolic[d]}
         if not any(wide <= work.axes for work in costs.work[:-1]):
             raise RuleDeclined("no reduction has the output's domain")
         tile = cheapest(costs, _tiles(costs, limits))
         if not tile.rows:
             tile = as_team(tile, costs, limits)
-        return WorkItem(kernel, with_group(tile, costs, limits)).schedule()
+        return WorkItem(costs.kernel, with_group(tile, costs, limits)).schedule()
+
+
+def reduction_costs(func: tirx.PrimFunc, limits: ScheduleLimits) -> Costs:
+    """Costs of a kernel with reductions, none inside another; RuleDeclined for others."""
+    costs = costs_of(func, limits)
+    if not costs.kernel.reductions:
+        raise RuleDeclined("nothing is reduced")
+    if any(work.nested for work in costs.work):
+        raise RuleDeclined("a stage is read inside another reduction")
+    return costs
 
 
 def _tiles(costs: Costs, limits: ScheduleLimits) -> Iterator[Tile]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
-from tvm.ir.expr import TensorLoad
 from tvm.ir.prim import expr as prim
 from tvm.s_tir import SBlock
 from tvm.tirx import BufferLoad
@@ -34,7 +33,7 @@ from smartmem_tvm.analysis.computation import (
     replace_loads,
     substitute_in_stage,
 )
-from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.expressions import loads_of, substitute
 
 from .base import RuleDeclined
 from .statements import dtype_of
@@ -185,7 +184,7 @@ def _check(stage: Stage) -> None:
             raise RuleDeclined(f"block '{stage.name}' does not write each element once")
     own = [store.buffer for store in stage.stores]
     for store in stage.stores if stage.is_reduction else ():
-        for load in _loads(store.value):
+        for load in loads_of(store.value):
             if load.source not in own:
                 continue
             if not load.source.same_as(store.buffer) or not _same_element(store, load.indices):
@@ -311,12 +310,6 @@ def _needed(stages: list[Stage], sink: Stage) -> list[Stage]:
             kept.append(stage)
             wanted |= {load.source for load in stage.loads()}
     return kept[::-1]
-
-
-def _loads(expr: Any) -> list[TensorLoad]:
-    found: list[TensorLoad] = []
-    structural_walk(expr, (TensorLoad, found.append))
-    return found
 
 
 def _size(expr: Any) -> int:

@@ -20,8 +20,8 @@ from tvm.target import Target
 
 from .base import RuleDeclined
 from .choose import cheapest, moves_booleans, widths
-from .contraction import as_team, with_group
-from .cost import Costs, costs_of
+from .contraction import as_team, reduction_costs, with_group
+from .cost import Costs
 from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
 from .tile import Tile
@@ -35,12 +35,7 @@ class RowReduction:
     def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule:
         """Return a schedule; raise RuleDeclined with the reason."""
         limits = limits_of(target)
-        costs = costs_of(func, limits)
-        kernel = costs.kernel
-        if not kernel.reductions:
-            raise RuleDeclined("nothing is reduced")
-        if any(work.nested for work in costs.work):
-            raise RuleDeclined("a stage is read inside another reduction")
+        costs = reduction_costs(func, limits)
         used = frozenset().union(*(work.axes for work in costs.work[:-1]))
         inner = tuple(
             d
@@ -50,7 +45,7 @@ class RowReduction:
         if not inner:
             raise RuleDeclined("every output has reductions of its own")
         tile = as_team(cheapest(costs, _tiles(costs, inner, limits)), costs, limits)
-        return WorkItem(kernel, with_group(tile, costs, limits)).schedule()
+        return WorkItem(costs.kernel, with_group(tile, costs, limits)).schedule()
 
 
 def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:

@@ -16,8 +16,8 @@ are already bound to threads, blocks that overlap): the operator is then *opaque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
@@ -26,7 +26,7 @@ from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
-from .expressions import substitute
+from .expressions import loads_of, substitute
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,8 @@ class Stage:
         return [load for load in self._all_loads() if load.source not in own]
 
     def _all_loads(self) -> list[TensorLoad]:
-        found: list[TensorLoad] = []
-        for store in self.stores:
-            parts = [store.value, *store.indices]
-            if store.condition is not None:
-                parts.append(store.condition)
-            for part in parts:
-                structural_walk(part, (TensorLoad, found.append))
-        for value in self.initial:
-            structural_walk(value, (TensorLoad, found.append))
-        return found
+        parts = [part for s in self.stores for part in (s.value, *s.indices, s.condition)]
+        return loads_of([part for part in (*parts, *self.initial) if part is not None])
 
     def is_pointwise(self, store: Store) -> bool:
         """Whether the store writes the element that the spatial axes name, unconditionally."""
@@ -137,48 +129,55 @@ def replace_loads(expr: Any, buffers: dict[Any, Any]) -> Any:
     themselves are replaced first.
     """
 
-    def replace(load: TensorLoad) -> Any:
+    def made_of(load: TensorLoad) -> Any:
         make = buffers.get(load.source)
         return load if make is None else make(list(load.indices))
 
-    return structural_map(expr, (TensorLoad, replace))
+    return structural_map(expr, (TensorLoad, made_of))
+
+
+def map_stage(stage: Stage, change: Callable[[Any], Any]) -> Stage:
+    """Stage with every value, index and condition changed, and the initial values."""
+    stores = tuple(
+        Store(
+            store.buffer,
+            tuple(change(index) for index in store.indices),
+            change(store.value),
+            None if store.condition is None else change(store.condition),
+        )
+        for store in stage.stores
+    )
+    return Stage(stage.name, stage.axes, stores, tuple(change(v) for v in stage.initial))
 
 
 def replace_in_stage(stage: Stage, loads: dict[Any, Any]) -> Stage:
     """Stage whose loads are replaced everywhere; see :func:`replace_loads`."""
-
-    def replace(expr: Any) -> Any:
-        return None if expr is None else replace_loads(expr, loads)
-
-    stores = tuple(
-        Store(
-            store.buffer,
-            tuple(replace(index) for index in store.indices),
-            replace(store.value),
-            replace(store.condition),
-        )
-        for store in stage.stores
-    )
-    return Stage(stage.name, stage.axes, stores, tuple(replace(v) for v in stage.initial))
+    return map_stage(stage, lambda expr: replace_loads(expr, loads))
 
 
 def substitute_in_stage(stage: Stage, values: dict[Any, Any]) -> Stage:
     """Stage with variables replaced everywhere: buffers by buffers, symbols by expressions."""
+    changed = map_stage(stage, lambda expr: substitute(expr, values))
+    axes = tuple(replace(axis, extent=substitute(axis.extent, values)) for axis in stage.axes)
+    stores = tuple(replace(s, buffer=values.get(s.buffer, s.buffer)) for s in changed.stores)
+    return replace(changed, axes=axes, stores=stores)
 
-    def replace(expr: Any) -> Any:
-        return None if expr is None else substitute(expr, values)
 
-    axes = tuple(Axis(axis.var, replace(axis.extent), axis.reduced) for axis in stage.axes)
-    stores = tuple(
-        Store(
-            values.get(store.buffer, store.buffer),
-            tuple(replace(index) for index in store.indices),
-            replace(store.value),
-            replace(store.condition),
-        )
-        for store in stage.stores
-    )
-    return Stage(stage.name, axes, stores, tuple(replace(v) for v in stage.initial))
+def with_fresh_axes(stage: Stage, values: dict[Any, Any]) -> Stage:
+    """Stage with new axis variables, and variables replaced as by :func:`substitute_in_stage`."""
+    _, fresh = fresh_axes(stage.axes)
+    renamed = substitute_in_stage(stage, {**values, **fresh})
+    return replace(renamed, axes=tuple(replace(a, var=fresh[a.var]) for a in renamed.axes))
+
+
+def count_points(axes: Iterable[Axis]) -> int | None:
+    """Product of the extents; None where one is symbolic."""
+    total = 1
+    for axis in axes:
+        if not isinstance(axis.extent, tirx.IntImm):
+            return None
+        total *= int(axis.extent)
+    return total
 
 
 def read_stages(func: tirx.PrimFunc) -> list[Stage] | OpaqueReason:

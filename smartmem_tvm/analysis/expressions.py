@@ -1,10 +1,11 @@
-"""Variables in expressions: replacing them and finding them."""
+"""Variables and loads in expressions: replacing them and finding them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import tvm
+from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_map, structural_walk
 
 
@@ -20,3 +21,10 @@ def uses(expr: Any, var: Any) -> bool:
     found: list[Any] = []
     structural_walk(expr, (tvm.ir.Var, lambda v: found.append(v) if v.same_as(var) else None))
     return bool(found)
+
+
+def loads_of(expr: Any) -> list[TensorLoad]:
+    """Every load in an expression or a list of them, those inside of indices included."""
+    found: list[TensorLoad] = []
+    structural_walk(expr, (TensorLoad, found.append))
+    return found

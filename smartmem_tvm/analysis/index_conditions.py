@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_equal, structural_walk
 
+from .expressions import loads_of
 from .index_reading import IF_THEN_ELSE, INTEGER_LIMITS, dtype_of
 from .index_rotation import merge_halves
 from .index_rules import constant_quotient
@@ -60,9 +61,7 @@ def is_index_type(expr: Any) -> bool:
 
 def has_load(expr: Any) -> bool:
     """Whether the expression reads memory."""
-    found: list[Any] = []
-    structural_walk(expr, (TensorLoad, found.append))
-    return bool(found)
+    return bool(loads_of(expr))
 
 
 def _has_conditional(expr: Any) -> bool:

@@ -23,10 +23,9 @@ from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
-from .expressions import substitute
+from .expressions import loads_of, substitute
 from .index_conditions import simplify_expression
 from .index_proof import prove_same
 from .index_reading import dtype_of
@@ -213,6 +212,4 @@ def compose(
 
 def has_loads(exprs: Sequence[Any]) -> bool:
     """Whether an index reads memory: where it points is known at run time only."""
-    found: list[Any] = []
-    structural_walk(list(exprs), (TensorLoad, found.append))
-    return bool(found)
+    return bool(loads_of(list(exprs)))

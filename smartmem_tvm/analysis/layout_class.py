@@ -25,7 +25,7 @@ from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
 from .computation import OpaqueReason, Stage, is_int, read_stages, replace_in_stage
-from .expressions import substitute
+from .expressions import loads_of, substitute
 
 IF_THEN_ELSE = tvm.ir.Op.get("prim.if_then_else")
 
@@ -69,13 +69,7 @@ def branches(value: Any) -> list[Any] | None:
         condition, *choices = value.args
     else:
         return None
-    return None if _reads(condition) else choices
-
-
-def _reads(expr: Any) -> bool:
-    found: list[Any] = []
-    structural_walk(expr, (TensorLoad, found.append))
-    return bool(found)
+    return None if loads_of(condition) else choices
 
 
 def is_copy(value: Any) -> bool:
@@ -91,7 +85,7 @@ def classify_stages(stages: list[Stage]) -> LayoutClass:
     if any(stage.is_reduction for stage in stages):
         return LayoutClass.ILD
     stores = [store for stage in stages for store in stage.stores]
-    if any(_reads(index) for store in stores for index in store.indices):
+    if any(loads_of(index) for store in stores for index in store.indices):
         return LayoutClass.OPAQUE
     copies = all(store.condition is None and is_copy(store.value) for store in stores)
     return LayoutClass.FIXED if copies else LayoutClass.ILI

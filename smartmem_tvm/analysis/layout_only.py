@@ -25,13 +25,9 @@ from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
+from .expressions import loads_of
+
 _CONSTANTS = (tirx.IntImm, tirx.FloatImm)
-
-
-def _reads_buffer(expr: Any) -> bool:
-    found: list[Any] = []
-    structural_walk(expr, (TensorLoad, found.append))
-    return bool(found)
 
 
 def _moved(value: Any, bound: dict[Any, Any]) -> list[Any] | None:
@@ -50,7 +46,7 @@ def _moved(value: Any, bound: dict[Any, Any]) -> list[Any] | None:
         condition, *choices = value.args
     else:
         return None
-    if _reads_buffer(condition):
+    if loads_of(condition):
         return None
     loads: list[Any] = []
     for choice in choices:

@@ -346,8 +346,13 @@ def bounded(domain: Domain) -> sym.Analyzer:
 
 def _holds(condition: Any, env: dict[Any, Any]) -> Any:
     if isinstance(condition, Demanded):
-        at = [evaluate(index, env) for index in condition.indices]
-        return condition.mask[tuple(np.broadcast_arrays(*at))]
+        at = np.broadcast_arrays(*(evaluate(index, env) for index in condition.indices))
+        # Points that another condition leaves out may lie outside: a tile past the last element.
+        inside = np.True_
+        for index, extent in zip(at, condition.mask.shape, strict=True):
+            inside = inside & (index >= 0) & (index < extent)
+        clipped = (np.clip(i, 0, n - 1) for i, n in zip(at, condition.mask.shape, strict=True))
+        return condition.mask[tuple(clipped)] & inside
     return evaluate(condition, env)
 
 

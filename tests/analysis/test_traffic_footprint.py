@@ -107,6 +107,27 @@ def test_only_what_is_wanted_of_an_intermediate_is_read():
     assert (found.read, found.written) == brute_force(func.body)
 
 
+TILED = """
+P = T.sblock_alloc_buffer((20,), "float32")
+for o, i in T.grid(3, 8):
+    with T.sblock("scaled"):
+        v = T.axis.spatial(20, o * 8 + i)
+        T.where(o * 8 + i < 20)
+        P[v] = X[v] * T.float32(2)
+for i in T.grid(10):
+    with T.sblock("evens"):
+        v = T.axis.spatial(10, i)
+        Y[v] = P[v * 2]
+"""
+
+
+def test_tiles_that_pass_the_end_are_not_wanted_there():
+    func = parse('X: T.Buffer((20,), "float32"), Y: T.Buffer((10,), "float32")', TILED)
+    found = footprint_of(func.body)
+    assert (found.read, found.written) == (4 * 10, 4 * 10)
+    assert (found.read, found.written) == brute_force(func.body)
+
+
 @pytest.mark.parametrize(
     "body,elements",
     [

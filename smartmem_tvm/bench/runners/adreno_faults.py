@@ -17,8 +17,18 @@
 
 3. What writes a texture without being a convolution, pooling or layout transformation is scheduled
    by the generic rule for GPUs, which spreads a texel's four lanes over four work-items: a store
-   that cannot be right. TVM has a rule for textures and leaves it out of the pipeline:
-   :class:`TextureFallback` puts it in, for these functions.
+   that cannot be right. The rules for textures that TVM leaves out of the pipeline, and that for
+   pooling, vectorise a loop around a reduction, whose register then has one lane for all four (a
+   maximum of negative numbers was the last lane's), and fail on sums over two axes.
+   :class:`TextureStores` is one rule for all of these.
+
+4. Its rule for convolutions inlines an elementwise epilogue only where every value has one reader,
+   and does not schedule one of another shape. GELU and SiLU read a value twice, squeeze and
+   excitation broadcasts one: loops are left that no thread runs. :class:`PackedConvolution` is that
+   rule with every epilogue inlined into its last block, and with that one scheduled::
+
+       a = conv(x); b = a + bias        a = conv(x)
+       c = sigmoid(b); d = b * c        d = (a + bias) * sigmoid(a + bias)
 
 All leave everything else as it is.
 """
@@ -34,6 +44,8 @@ from tvm.s_tir import dlight
 
 LANES = 4
 _TEXTURE = "global.texture"
+_PACKED = "conv2d_NCHWc"
+_WORK_GROUP = 64
 _COPY_FOR = "smartmem.scopes"
 _SCHEDULE = "ApplyDefaultSchedule"
 _SPECIALISE = "SpecializePrimFuncBasedOnCallSite"
@@ -43,12 +55,20 @@ def mended_pipeline(target: tvm.target.Target) -> Pass:
     """TVM's Relax pipeline for the target with these faults mended."""
     adreno = relax.backend.adreno
     legalise: list[Pass] = []
+    scheduled = False
     for each in adreno.legalize_passes(target):
         if each.info.name == _SPECIALISE:
             legalise.append(split_by_scopes)
-        legalise.append(each)
-        if each.info.name == _SCHEDULE:
-            legalise.append(dlight.ApplyDefaultSchedule(TextureFallback()))
+        if each.info.name == _SCHEDULE and not scheduled:
+            scheduled = True
+            legalise += [
+                dlight.ApplyDefaultSchedule(
+                    PackedConvolution(), dlight.adreno.LayoutTransform(), TextureStores()
+                ),
+                each,
+            ]
+        else:
+            legalise.append(each)
     return Sequential(
         [
             keep_plain,
@@ -79,8 +99,32 @@ def _rewrite(mutator: Any, mod: tvm.IRModule) -> tvm.IRModule:
     return mutator.builder_.get().with_attrs(dict(mod.attrs) if mod.attrs else {})
 
 
-class TextureFallback(dlight.adreno.Fallback):
-    """TVM's rule for textures, for functions that write one."""
+class PackedConvolution(dlight.adreno.Conv2d):
+    """TVM's rule for packed convolutions, with whatever follows them."""
+
+    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> Any:
+        """Schedule the function; None where it is no packed convolution."""
+        schedule = tvm.s_tir.Schedule(func)
+        schedule.work_on("main")
+        following: set[str] = set()
+        for block in _blocks(schedule):
+            name = schedule.get(block).name_hint
+            consumers = schedule.get_consumers(block)
+            if _PACKED in name or name in following:
+                following.update(schedule.get(consumer).name_hint for consumer in consumers)
+            if name in following and consumers:
+                schedule.compute_inline(block)
+        if super().apply(schedule, target, tunable) is None:
+            return None
+        for block in _blocks(schedule):
+            loops = schedule.get_loops(block)
+            if all(schedule.get(loop).thread_binding is None for loop in loops):
+                dlight.adreno.Fallback.schedule_default(schedule, block)
+        return schedule
+
+
+class TextureStores(dlight.base.ScheduleRule):
+    """One work-item for each texel that a function writes, and all that it needs computed there."""
 
     def apply(self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> Any:
         """Schedule the function; None where it writes no texture."""
@@ -88,7 +132,34 @@ class TextureFallback(dlight.adreno.Fallback):
         scope = getattr(func.params[-1].ty, "storage_scope", "") if func.params else ""
         if not scope.startswith(_TEXTURE):
             return None
-        return super().apply(func, target, tunable)
+        schedule = tvm.s_tir.Schedule(func)
+        reductions = []
+        for block in _blocks(schedule):
+            if _is_reduction(schedule, block):
+                reductions.append(block)
+            elif schedule.get_consumers(block):
+                schedule.compute_inline(block)
+        store = _blocks(schedule)[-1]
+        if _is_reduction(schedule, store):
+            schedule.cache_write(store, 0, "local")
+            store = _blocks(schedule)[-1]
+        *loops, lane = schedule.get_loops(store)
+        group, item = schedule.split(schedule.fuse(*loops), [None, _WORK_GROUP])
+        schedule.bind(group, "blockIdx.x")
+        schedule.bind(item, "threadIdx.x")
+        schedule.vectorize(lane)
+        for block in reversed(reductions):
+            schedule.set_scope(block, 0, "local")
+            schedule.compute_at(block, item)
+        return schedule
+
+
+def _is_reduction(schedule: tvm.s_tir.Schedule, block: Any) -> bool:
+    return any(v.iter_type == tirx.IterVar.CommReduce for v in schedule.get(block).iter_vars)
+
+
+def _blocks(schedule: tvm.s_tir.Schedule) -> list[Any]:
+    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
 
 
 @relax.expr_functor.mutator

@@ -54,6 +54,26 @@ def test_without_it_depthwise_convolutions_fail():
         mended_pipeline(ADRENO)(convolution(16, 16))
 
 
+def splits(axis):
+    """A packed convolution, and the first half of its output along an axis."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", R.Tensor((1, 16, 4, 4), "float32"))
+    w = relax.Var("w", R.Tensor((16, 16, 1, 1), "float32"))
+    with builder.function("main", [x, w]):
+        with builder.dataflow():
+            value = builder.emit(relax.op.nn.conv2d(x, w))
+            parts = builder.emit(relax.op.split(value, 2, axis))
+            out = builder.emit_output(builder.emit(parts[0]))
+        builder.emit_func_output(out)
+    return builder.get()
+
+
+def test_splits_along_the_channels_alone_stay_operators():
+    assert "R.split(" in keep_plain(splits(1))["main"].script()
+    for axis in (2, 3):
+        assert "R.split(" not in keep_plain(splits(axis))["main"].script()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
@@ -61,6 +81,8 @@ def test_without_it_depthwise_convolutions_fail():
         "convnext",  # depthwise convolutions, shared sums, sums into textures
         "yolov8",  # SiLU reads its input twice; the largest of negative numbers
         "regnet",  # squeeze and excitation: means over two axes, broadcast epilogues
+        "cswin",  # splits of the last axis
+        "biformer",  # top-k
     ],
 )
 def test_models_with_textures_are_right(name, tmp_path, opencl_device):

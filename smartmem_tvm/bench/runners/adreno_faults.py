@@ -30,6 +30,12 @@
        a = conv(x); b = a + bias        a = conv(x)
        c = sigmoid(b); d = b * c        d = (a + bias) * sigmoid(a + bias)
 
+5. It has no dispatch of sorting operators, which then reach the VM's code generator as operators:
+   TVM's ``DispatchSortScan`` goes first, as in its pipeline for other GPUs.
+
+6. ``ConvertLayout`` fails an internal check (out_tuple) on splits in CSwin, all of them along
+   another axis than the channels': :func:`keep_plain` legalises such splits too.
+
 All leave everything else as it is.
 """
 
@@ -43,6 +49,7 @@ from tvm.ir.transform import Pass, Sequential
 from tvm.s_tir import dlight
 
 LANES = 4
+_CHANNELS = 1
 _TEXTURE = "global.texture"
 _PACKED = "conv2d_NCHWc"
 _WORK_GROUP = 64
@@ -71,6 +78,7 @@ def mended_pipeline(target: tvm.target.Target) -> Pass:
             legalise.append(each)
     return Sequential(
         [
+            relax.backend.DispatchSortScan(),
             keep_plain,
             *adreno.library_dispatch_passes(target),
             *legalise,
@@ -82,7 +90,7 @@ def mended_pipeline(target: tvm.target.Target) -> Pass:
 
 @tvm.transform.module_pass(opt_level=0, name="smartmem.KeepGroupedConvolutionsPlain")
 def keep_plain(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-    """Legalise convolutions that the packed layouts cannot express."""
+    """Legalise convolutions and splits that the packed layouts cannot express."""
     return _rewrite(_KeepPlain(mod), mod)
 
 
@@ -172,6 +180,8 @@ class _KeepPlain(relax.PyExprMutator):
 
 
 def _is_unpackable(call: relax.Call) -> bool:
+    if call.op.same_as(tvm.ir.Op.get("relax.split")):
+        return int(call.attrs.axis) != _CHANNELS
     if not call.op.same_as(tvm.ir.Op.get("relax.nn.conv2d")) or int(call.attrs.groups) == 1:
         return False
     channels = (call.args[0].ty.shape[1], call.args[1].ty.shape[0])

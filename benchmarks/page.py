@@ -18,6 +18,7 @@ from smartmem_tvm.bench.plots import draw_plots, plots_of
 from smartmem_tvm.bench.results import read_document
 
 ROOT = Path(__file__).resolve().parent.parent
+OTHERS = ("footprint.json", "pass_time.json")  # of footprint_floor.py and pass_time.py
 HEADER = """\
 # Benchmarks
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
     options = parser.parse_args(arguments)
     paper = json.loads((ROOT / "benchmarks" / "paper.json").read_text(encoding="utf-8"))
-    files = sorted(options.results.glob("*.json"))
+    files = sorted(f for f in options.results.glob("*.json") if f.name not in OTHERS)
     documents = {file: read_document(file) for file in files}
     if not options.check:
         for file, document in documents.items():

@@ -105,10 +105,21 @@ def footprint_of(body: Any) -> Footprint | None:
     footprint
         None when a shape or a loop has no constant extent.
     """
-    collected = collect_statements(body)
-    if collected.symbolic:
+    parts = footprint_by_buffer(body)
+    if parts is None:
         return None
-    return _Flow(collected).total()
+    read = sum(part.read for part in parts.values())
+    written = sum(part.written for part in parts.values())
+    return Footprint(read, written, all(part.exact for part in parts.values()))
+
+
+def footprint_by_buffer(body: Any) -> dict[Any, Footprint] | None:
+    """As :func:`footprint_of`, for each buffer of device memory by itself.
+
+    What is not exact is not exact in all of them.
+    """
+    collected = collect_statements(body)
+    return None if collected.symbolic else _Flow(collected).by_buffer()
 
 
 class _Flow:
@@ -122,15 +133,18 @@ class _Flow:
         self._written: dict[Any, list[tuple[int, ElementSet]]] = {}
         self._exact = True
 
-    def total(self) -> Footprint:
+    def by_buffer(self) -> dict[Any, Footprint]:
         for number in reversed(range(len(self._statements))):
             self._follow(number, self._statements[number])
-        read = sum(self._bytes(buffer, self._from_outside(buffer)) for buffer in self._read)
-        written = sum(
-            self._bytes(buffer, unite([s for _, s in sets]))
+        read = {buffer: self._bytes(buffer, self._from_outside(buffer)) for buffer in self._read}
+        written = {
+            buffer: self._bytes(buffer, unite([s for _, s in sets]))
             for buffer, sets in self._written.items()
-        )
-        return Footprint(read, written, self._exact)
+        }
+        return {
+            buffer: Footprint(read.get(buffer, 0), written.get(buffer, 0), self._exact)
+            for buffer in {**read, **written}
+        }
 
     def _follow(self, number: int, statement: Statement) -> None:
         demand = None

@@ -27,7 +27,16 @@ _LARGEST_FILE = 1 << 30
 class Prepare(Runner):
     """Loads a model once and leaves its files in the case's folder."""
 
-    PARTS: ClassVar[tuple[str, ...]] = (*("frontend", "zoo", "bench.prepare", "analysis.traffic"),)
+    PARTS: ClassVar[tuple[str, ...]] = (
+        "frontend",
+        "zoo.info",
+        "zoo.registry",
+        "zoo.seeding",
+        "bench.prepare",
+        "bench.arrays",
+        "analysis.traffic",
+        "analysis.traffic_accesses",
+    )
 
     def prepare(self, case: Case) -> Facts:
         """Write the files; the details are the model's figures."""

@@ -26,7 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = actions.add_parser("export", help="write a model as an ONNX file, weights included")
     for command in (describe, export):
         command.add_argument("model", metavar="NAME[/SIZE]", help="model of the zoo")
-    export.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write")
+    export.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE|FOLDER",
+        help="file to write, or an existing folder: the file there is named after the model",
+    )
     export.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
     for command, action in ((listing, _list), (describe, _info), (export, _export)):
         options.add_common(command)
@@ -65,15 +71,29 @@ def _export(args: argparse.Namespace) -> int:
     from .. import zoo
 
     name, size = _name_and_size(args.model)
-    output = Path(args.output)
-    if not output.parent.is_dir():
-        raise SmartMemError(f"output '{output}': there is no folder '{output.parent}'.")
+    output = _output_file(args.output, name, size)
     files = _write(zoo.load(name, size, args.seed), output)
     if args.json:
         options.show_json({"model": f"{name}/{size}", "files": [str(path) for path in files]})
     else:
         options.show(f"wrote {', '.join(map(str, files))}")
     return 0
+
+
+def _output_file(given: str, name: str, size: str) -> Path:
+    """The file to write; in a folder ``NAME.onnx``, and ``NAME-SIZE.onnx`` for other sizes."""
+    from .. import zoo
+
+    output = Path(given)
+    if output.is_dir():
+        output /= f"{name}.onnx" if size == zoo.DEFAULT_SIZE else f"{name}-{size}.onnx"
+        if output.is_dir():
+            raise SmartMemError(f"output '{output}' is a folder: give the file to write.")
+    elif given.endswith(os.sep):
+        raise SmartMemError(f"output '{given}': there is no such folder; make it, or give a file.")
+    elif not output.parent.is_dir():
+        raise SmartMemError(f"output '{output}': there is no folder '{output.parent}'.")
+    return output
 
 
 def _write(model: onnx.ModelProto, output: Path) -> list[Path]:

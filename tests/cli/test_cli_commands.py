@@ -180,3 +180,21 @@ def test_zoo_export(smartmem_json, smartmem, tmp_path, monkeypatch):
     code, _, err = smartmem("zoo", "export", "any", "-o", tmp_path / "nowhere" / "m.onnx")
     assert code == 2
     assert "there is no folder" in err
+
+
+def test_zoo_export_into_a_folder(smartmem_json, smartmem, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "load", lambda name, size, seed: mlp())
+    for model, file in (("any", "any.onnx"), ("any/full", "any.onnx"), ("any/micro", "any-micro")):
+        expected = (tmp_path / file).with_suffix(".onnx")
+        assert smartmem_json("zoo", "export", model, "-o", tmp_path)["files"] == [str(expected)]
+        onnx.checker.check_model(str(expected))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["any-micro.onnx", "any.onnx"]
+    (tmp_path / "other.onnx").mkdir()
+    code, _, err = smartmem("zoo", "export", "other", "-o", tmp_path)
+    assert (code, err) == (
+        2,
+        f"output '{tmp_path}/other.onnx' is a folder: give the file to write.\n",
+    )
+    code, _, err = smartmem("zoo", "export", "any", "-o", f"{tmp_path}/nowhere/")
+    assert code == 2
+    assert f"'{tmp_path}/nowhere/': there is no such folder" in err

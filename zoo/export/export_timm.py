@@ -142,8 +142,9 @@ MODELS = {
         ),
     },
 }
-LEGACY = {"swin": False, "vit": True}
-"""Models of the legacy fixtures, and whether their batch is symbolic."""
+LEGACY = {("swin", "full"): False, ("swin", "micro"): False}
+LEGACY |= {("vit", "full"): True, ("vit", "micro"): False}
+"""Models and sizes of the legacy fixtures, and whether their batch is symbolic."""
 
 
 def build(variant: Variant) -> Subject:
@@ -200,9 +201,9 @@ def main() -> None:
         export_chosen(models, choose(parser, arguments.names, models))
         return
     with exporting():
-        for name, symbolic in LEGACY.items():
-            target = arguments.legacy / f"{name}.onnx.xz"
-            export_legacy(models[name]["full"](), target, symbolic=symbolic)
+        for (name, size), symbolic in LEGACY.items():
+            file = f"{name}.onnx.xz" if size == "full" else f"{name}-{size}.onnx.xz"
+            export_legacy(models[name][size](), arguments.legacy / file, symbolic=symbolic)
 
 
 if __name__ == "__main__":

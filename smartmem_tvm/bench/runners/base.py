@@ -126,7 +126,8 @@ class Runner:
 
     PARTS: ClassVar[tuple[str, ...]] = ()
     """Parts of this package that decide what ``prepare`` leaves: prepared again when they change.
-    The runner's own module and what reads models are parts in any case; "" is the whole package."""
+    The runner's own module and what reads models are parts in any case; "" is the whole package.
+    A test compares them with what the runner imports, and that with what it imports in turn."""
 
     REMOTE: ClassVar[bool] = False
     """Whether it can run on a device behind RPC."""

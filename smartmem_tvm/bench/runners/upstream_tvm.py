@@ -24,7 +24,21 @@ _KERNEL = re.compile(r"__kernel\s+void\s+(?:__attribute__\(\(.*?\)\)\)?\s+)?(\w+
 class _Tvm(Runner):
     """A module compiled by TVM; subclasses say with which target and pipelines."""
 
-    PARTS: ClassVar[tuple[str, ...]] = ("upstream", "parameters", "linking", "analysis")
+    # What lists the kernels counts, the rest of the analysis does not: compiling anew takes hours.
+    PARTS: ClassVar[tuple[str, ...]] = (
+        "parameters",
+        "linking",
+        "bench.runners.traffic",
+        "analysis.expressions",
+        "analysis.footprint",
+        "analysis.kernels",
+        "analysis.launches",
+        "analysis.layout_only",
+        "analysis.traffic_accesses",
+        "analysis.traffic_digits",
+        "analysis.traffic_sets",
+        "analysis.traffic_values",
+    )
     REMOTE: ClassVar[bool] = True
 
     target: str
@@ -136,7 +150,16 @@ class Adreno(_Tvm):
     gets none. ``details`` has the number of image arguments.
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = (*_Tvm.PARTS, "pipeline", "passes")
+    PARTS: ClassVar[tuple[str, ...]] = (
+        *_Tvm.PARTS,
+        "upstream",
+        "pipeline",
+        "bench.runners.adreno_faults",
+        "passes._texture_access",
+        "passes._texture_legality",
+        "passes.stage_texture_stores",
+        "passes.verify_thread_binding",
+    )
     REMOTE: ClassVar[bool] = False
     NOT_REMOTE: ClassVar[str] = "it places weights in textures, which is done on this machine alone"
 

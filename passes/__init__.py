@@ -9,24 +9,38 @@ if __name__ == "passes":
     )
 
 from .classify_operators import ClassifyOperators
+from .concatenate_in_place import ConcatenateInPlace
 from .eliminate_layout_transforms import EliminateLayoutTransforms
 from .fuse_operators import FuseOperators
+from .legalise_extremes import LegaliseExtremes
+from .legalise_narrow_integers import LegaliseNarrowIntegers
+from .legalise_scans import LegaliseScans
+from .legalise_scatters import LegaliseScatters
 from .legalise_sorts import LegaliseSorts
 from .mark_scheduled import MarkScheduled
 from .merge_parallel_operators import MergeParallelOperators
+from .narrow_indices import NarrowIndices
 from .simplify_indices import SimplifyIndices
+from .split_divided_loops import SplitDividedLoops
 from .stage_texture_stores import StageTextureStores
 from .unroll_unit_reductions import UnrollUnitReductions
 from .verify_thread_binding import VerifyThreadBinding
 
 __all__ = [
     "ClassifyOperators",
+    "ConcatenateInPlace",
     "EliminateLayoutTransforms",
     "FuseOperators",
+    "LegaliseExtremes",
+    "LegaliseNarrowIntegers",
+    "LegaliseScans",
+    "LegaliseScatters",
     "LegaliseSorts",
     "MarkScheduled",
     "MergeParallelOperators",
+    "NarrowIndices",
     "SimplifyIndices",
+    "SplitDividedLoops",
     "StageTextureStores",
     "UnrollUnitReductions",
     "VerifyThreadBinding",

@@ -11,13 +11,14 @@ from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.computation import count_points
 from smartmem_tvm.analysis.expressions import loads_of
+from smartmem_tvm.analysis.layout_class import IF_THEN_ELSE
 
 from ._graph import Node
 
 # Operations: a transcendental function counts as this many additions, a division as those, and a
 # byte of global memory as these (the ratio of peak to bandwidth of the devices in devices/).
 FUNCTION, DIVISION, BYTE = 16, 4, 8
-# Contractions read an element into registers once for so many results.
+# Contractions read an element into registers once for so many results in either direction.
 REUSE = 8
 # How much dearer recomputation may be than a kernel of its own: the kernel also costs a launch and
 # the bandwidth that its neighbours want.
@@ -35,7 +36,7 @@ def weight(expr: Any) -> int:
         nonlocal total
         if isinstance(node, tirx.Div | tirx.FloorDiv | tirx.FloorMod):
             total += DIVISION
-        elif isinstance(node, tvm.ir.Call):
+        elif isinstance(node, tvm.ir.Call) and not node.op.same_as(IF_THEN_ELSE):
             total += FUNCTION
         else:
             total += 1
@@ -77,13 +78,24 @@ def recomputation_is_cheaper(node: Node, readers: list[Node]) -> str | None:
 def _evaluations(reader: Node, buffer: Any) -> int:
     total = 0
     for stage in reader.stages:
-        uses = sum(1 for store in stage.stores for load in _direct(store.value, buffer))
-        if not uses:
+        if not any(_direct(store.value, buffer) for store in stage.stores):
             continue
         points = count_points(stage.axes) or 0
         sources = {load.source for load in stage.loads()}
-        total += points // (REUSE if stage.is_reduction and len(sources) > 1 else 1)
+        if stage.is_reduction and len(sources) > 1:
+            points //= REUSE
+            if all(_only_in_indices(store.value, buffer) for store in stage.stores):
+                points //= REUSE
+        total += points
     return total
+
+
+def _only_in_indices(value: Any, buffer: Any) -> bool:
+    """Whether it only says which elements are read: a tile of a contraction shares them."""
+    inside = [
+        load for outer in loads_of(value) for i in outer.indices for load in _direct(i, buffer)
+    ]
+    return len(inside) >= len(_direct(value, buffer))
 
 
 def _direct(value: Any, buffer: Any) -> list[TensorLoad]:

@@ -9,15 +9,18 @@ import tvm
 from tvm import relax, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock, SBlockRealize
-from tvm_ffi import structural_map, structural_walk
+from tvm_ffi import structural_equal, structural_hash, structural_map, structural_walk
 
 from smartmem_tvm.analysis.computation import (
     Stage,
     Store,
+    map_stage,
+    structure_of,
     substitute_in_stage,
     with_fresh_axes,
 )
-from smartmem_tvm.analysis.expressions import loads_of, uses
+from smartmem_tvm.analysis.expressions import loads_of
+from smartmem_tvm.upstream import nonnegative_dividends
 
 from ._graph import Graph, Node, OpaqueNode, read_graph
 
@@ -26,12 +29,19 @@ ZERO, ONE = tirx.const(0, "int64"), tirx.const(1, "int64")
 
 
 def build_prim_func(node: Node, inputs: list[Any], symbols: list[Any]) -> tirx.PrimFunc:
-    """PrimFunc of a node: its parameters are `inputs`, `symbols` and the node's outputs."""
-    stages = _without_copy_of_reduction(node.stages, node.outputs)
+    """PrimFunc of a node: its parameters are `inputs`, `symbols` and the node's other outputs.
+
+    An output among the inputs is written in place.
+    """
+    stages = [
+        map_stage(stage, nonnegative_dividends)
+        for stage in _without_copy_of_reduction(node.stages, node.outputs)
+    ]
     renamed: dict[Any, Any] = {symbol: tirx.Var(symbol.name, symbol.ty) for symbol in symbols}
     taken: set[str] = set()
     parameters = []
-    for buffer in [*inputs, *node.outputs]:
+    made = [buffer for buffer in node.outputs if buffer not in inputs]
+    for buffer in [*inputs, *made]:
         parameters.append(_renamed_buffer(buffer, renamed, taken))
     internal = []
     for stage in stages:
@@ -108,8 +118,8 @@ def _nest(stage: Stage) -> Any:
     )
     block = SBlock(
         iter_vars,
-        _regions(stage.loads()),
-        _regions_of_stores(stage.stores),
+        _regions([(load.source, load.indices) for load in stage.loads()]),
+        _regions([(store.buffer, store.indices) for store in stage.stores]),
         stage.name,
         body[0] if len(body) == 1 else tirx.SeqStmt(body),
         None if not init else init[0] if len(init) == 1 else tirx.SeqStmt(init),
@@ -138,19 +148,21 @@ def _store(store: Store) -> Any:
     return stmt if store.condition is None else tirx.IfThenElse(store.condition, stmt, None)
 
 
-def _regions(loads: list[TensorLoad]) -> list[Any]:
-    return _unique([_region(load.source, load.indices) for load in loads])
+def _regions(accesses: list[tuple[Any, Any]]) -> list[Any]:
+    return [_region(buffer, indices) for buffer, indices in _unique(accesses)]
 
 
-def _regions_of_stores(stores: tuple[Store, ...]) -> list[Any]:
-    return _unique([_region(store.buffer, store.indices) for store in stores])
+def _unique(accesses: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Accesses without those of the same element of the same buffer."""
+    found: list[tuple[Any, Any]] = []
+    for buffer, indices in accesses:
+        if not any(buffer.same_as(other) and _same(indices, known) for other, known in found):
+            found.append((buffer, indices))
+    return found
 
 
-def _unique(regions: list[Any]) -> list[Any]:
-    seen: dict[str, Any] = {}
-    for region in regions:
-        seen.setdefault(str(region), region)
-    return list(seen.values())
+def _same(one: Any, other: Any) -> bool:
+    return all(structural_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _region(buffer: Any, indices: Any) -> Any:
@@ -168,6 +180,7 @@ class _Writer:
         self.graph, self.builder = graph, builder
         self.exprs: dict[Any, Any] = dict(graph.external)
         self.bindings: list[Any] = []
+        self.functions: dict[int, list[tuple[list[Any], dict[str, Any], Any]]] = {}
         self.wanted: dict[Any, list[Any]] = {}
         for var, buffer in graph.results.items():
             if buffer is not None:
@@ -200,16 +213,18 @@ class _Writer:
         return relax.DataflowBlock(self.bindings)
 
     def _write_node(self, node: Node) -> None:
-        inputs = node.inputs()
-        symbols = _free_symbols(node, inputs)
-        func = build_prim_func(node, inputs, symbols)
-        global_var = self.builder.add_func(func, node.name.rstrip("0123456789_") or node.name)
+        previous = list(node.inplace.values())
+        inputs = [buffer for buffer in node.inputs() if buffer not in previous]
+        parameters = [*inputs, *node.inplace]
+        symbols = _free_symbols(node, parameters)
+        global_var = self._function(node, parameters, symbols)
         types = [relax.TensorType(list(b.shape), str(b.dtype)) for b in node.outputs]
-        call = relax.call_tir(
-            global_var,
-            relax.Tuple([*(self.exprs[b] for b in inputs), *symbols]),
-            types,
-        )
+        arguments = relax.Tuple([*(self.exprs[b] for b in [*inputs, *previous]), *symbols])
+        if previous:
+            places = [parameters.index(b) if b in node.inplace else -1 for b in node.outputs]
+            call = relax.call_tir_inplace(global_var, arguments, places, types)
+        else:
+            call = relax.call_tir(global_var, arguments, types)
         if len(types) == 1:
             (buffer,) = node.outputs
             self.exprs[buffer] = self.bind(self.name_for(buffer, types[0]), call)
@@ -220,15 +235,26 @@ class _Writer:
                 var = self.name_for(buffer, types[number])
                 self.exprs[buffer] = self.bind(var, relax.TupleGetItem(together, number))
 
+    def _function(self, node: Node, inputs: list[Any], symbols: list[Any]) -> Any:
+        """Function of a node; one of the same structure is written once."""
+        structure = [inputs, symbols, node.outputs, *map(structure_of, node.stages)]
+        bucket = self.functions.setdefault(structural_hash(structure, map_free_vars=True), [])
+        for known, attrs, global_var in bucket:
+            if attrs == node.attrs and structural_equal(known, structure, map_free_vars=True):
+                return global_var
+        func = build_prim_func(node, inputs, symbols)
+        global_var = self.builder.add_func(func, node.name.rstrip("0123456789_") or node.name)
+        bucket.append((structure, node.attrs, global_var))
+        return global_var
+
     def _write_opaque(self, node: OpaqueNode) -> None:
         binding = node.binding
         replaced: dict[Any, Any] = {}
-        for var, made in self.graph.variables.items():
-            if made is None:
-                continue
+        for var in self._variables_in(binding.value):
+            made = self.graph.variables[var]
             if isinstance(made, tuple):
                 parts = [self.exprs.get(part) for part in made]
-                if all(part is not None for part in parts) and uses(binding.value, var):
+                if all(part is not None for part in parts):
                     ty = var.ty
                     replaced[var] = self.bind(relax.DataflowVar(var.name, ty), relax.Tuple(parts))
             elif made in self.exprs and not self.exprs[made].same_as(var):
@@ -246,6 +272,12 @@ class _Writer:
                     self.exprs[buffer] = self.bind(var, relax.TupleGetItem(binding.var, number))
         elif made is not None:
             self.exprs[made] = binding.var
+
+    def _variables_in(self, expr: Any) -> list[Any]:
+        """Variables of the graph that stand for buffers, in the order of their first use."""
+        found: dict[Any, None] = {}
+        structural_walk(expr, (tvm.ir.Var, lambda var: found.setdefault(var, None)))
+        return [var for var in found if self.graph.variables.get(var) is not None]
 
 
 def _free_symbols(node: Node, inputs: list[Any]) -> list[Any]:

@@ -47,6 +47,9 @@ class Node:
         Buffers that others may read; what else the stages write is internal.
     operators
         Names of the operators that it does the work of.
+    inplace
+        Outputs that it writes a part of only, each with the buffer that holds the other parts: the
+        output is that buffer's memory.
     """
 
     name: str
@@ -54,16 +57,17 @@ class Node:
     outputs: list[Any]
     operators: list[str] = field(default_factory=list)
     attrs: dict[str, Any] = field(default_factory=dict)
+    inplace: dict[Any, Any] = field(default_factory=dict)
 
     def inputs(self) -> list[Any]:
-        """Buffers that it reads and does not write, in the order of first use."""
+        """Buffers that it needs and does not make, in the order of first use."""
         written = {store.buffer for stage in self.stages for store in stage.stores}
         seen: dict[Any, None] = {}
         for stage in self.stages:
             for load in stage.loads():
                 if load.source not in written:
                     seen.setdefault(load.source)
-        return list(seen)
+        return [*seen, *self.inplace.values()]
 
 
 @dataclass(eq=False)

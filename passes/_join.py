@@ -17,8 +17,10 @@ Both are refused, with a reason, when they would change a value or order the gra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_equal
@@ -26,7 +28,6 @@ from tvm_ffi import structural_equal
 from smartmem_tvm.analysis.computation import (
     Stage,
     Store,
-    count_points,
     fresh_axes,
     is_int,
     replace_loads,
@@ -36,6 +37,8 @@ from smartmem_tvm.analysis.expressions import loads_of, substitute, uses
 from smartmem_tvm.analysis.index_maps import Refusal, invert, prove_same, simplify_value
 
 from ._graph import Node
+
+ONE = tirx.const(1, "int64")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,12 @@ def _same_extents(ours: Any, others: Any) -> bool:
 
 
 def join_epilogue(
-    kernel: Node, reader: Node, needed: set[Any], *, partial: bool = False
+    kernel: Node,
+    reader: Node,
+    needed: set[Any],
+    *,
+    partial: bool = False,
+    simplify: bool = True,
 ) -> Joined | Refusal:
     """Kernel that also does the work of a reader of its outputs.
 
@@ -95,6 +103,8 @@ def join_epilogue(
         Outputs of the kernel that are read by others too.
     partial
         Whether the reader may leave out elements of the kernel's output.
+    simplify
+        Whether the reader's indices and value are simplified at the new point.
     """
     stages = with_sink(kernel)
     if isinstance(stages, Refusal):
@@ -129,13 +139,11 @@ def join_epilogue(
         substitute(store.value, points),
         {buffer: _constant(s.value) for buffer, s in made.items()},
     )
-    domain = sink.domain
-    joined = Store(
-        store.buffer,
-        tuple(simplify_value(substitute(index, points), domain) for index in store.indices),
-        simplify_value(value, domain),
-        condition,
-    )
+    indices = tuple(substitute(index, points) for index in store.indices)
+    if simplify:
+        indices = tuple(simplify_value(index, sink.domain) for index in indices)
+        value = simplify_value(value, sink.domain)
+    joined = Store(store.buffer, indices, value, condition)
     kept = [s for s in sink.stores if s.buffer in outputs]
     return Joined([*before, Stage(sink.name, sink.axes, (*kept, joined))], [*outputs, store.buffer])
 
@@ -226,15 +234,10 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
         return Refusal(f"'{next(iter(needed)).name}' is read by others too")
     if any(loads_of(i) for s in kernel.stages for store in s.stores for i in store.indices):
         return Refusal("the kernel's data says where it stores")
-    reductions = [count_points(stage.axes) for stage in kernel.stages if stage.is_reduction]
     (stage,) = reader.stages
-    elements = count_points(stage.axes)
-    if elements is None or not reductions or any(count is None for count in reductions):
-        return Refusal("the shapes are symbolic")
-    if max(reductions) < elements:
-        return Refusal(
-            f"the reader has {elements} elements, the reduction runs over {max(reductions)}"
-        )
+    refusal = _fewer_points([s for s in kernel.stages if s.is_reduction], stage)
+    if refusal is not None:
+        return refusal
     rows: set[Any] | None = None
     first: dict[Any, list[Any]] = {}
     for load in loads_of(stage.stores[0].value):
@@ -260,3 +263,25 @@ def join_broadcast(kernel: Node, reader: Node, needed: set[Any]) -> Joined | Ref
         if not proof.proved:
             return Refusal(f"a row reads two elements of '{load.source.name}'")
     return Joined([*kernel.stages, *reader.stages], list(reader.outputs))
+
+
+def _fewer_points(reductions: list[Stage], reader: Stage) -> Refusal | None:
+    """Why no reduction runs over as many points as the reader; None where one does, for sure."""
+    analyzer = tvm.sym.Analyzer()
+    for axis in (axis for stage in (*reductions, reader) for axis in stage.axes):
+        if isinstance(axis.extent, tvm.ir.Var):
+            analyzer.update(axis.extent, tvm.sym.ConstIntBound(1, tvm.sym.ConstIntBound.POS_INF))
+    wanted = _points(reader, analyzer)
+    counts = [_points(stage, analyzer) for stage in reductions]
+    if any(analyzer.can_prove(count >= wanted) for count in counts):
+        return None
+    most = ", ".join(dict.fromkeys(_in_words(count) for count in counts)) or "nothing"
+    return Refusal(f"the reader has {_in_words(wanted)} elements, the reduction runs over {most}")
+
+
+def _in_words(count: Any) -> str:
+    return str(count.value if isinstance(count, tirx.IntImm) else count)
+
+
+def _points(stage: Stage, analyzer: tvm.sym.Analyzer) -> Any:
+    return analyzer.simplify(prod((axis.extent for axis in stage.axes), start=ONE))

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import tvm
 from tvm import tirx
+from tvm_ffi import structural_equal, structural_hash, structural_walk
 
 from smartmem_tvm.analysis.computation import (
     Stage,
     map_stage,
     replace_in_stage,
+    structure_of,
+    substitute_in_stage,
     with_fresh_axes,
 )
 from smartmem_tvm.analysis.expressions import substitute
@@ -99,3 +103,41 @@ def simplified(stage: Stage) -> Stage:
     domain = stage.domain
     changed = map_stage(stage, lambda expr: simplify_value(expr, domain))
     return replace(changed, initial=stage.initial)
+
+
+class SimplifiedStages:
+    """Simplified stages, each structure only once: blocks of a network repeat.
+
+    Two stages have the same structure where they differ in the identity of variables and buffers
+    alone; what one was simplified to is then, with these exchanged, what the other is.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, list[tuple[list[Any], Stage]]] = {}
+
+    def __call__(self, stage: Stage) -> Stage:
+        """The stage as :func:`simplified` makes it."""
+        structure = structure_of(stage)
+        bucket = self._known.setdefault(structural_hash(structure, map_free_vars=True), [])
+        for known, result in bucket:
+            if structural_equal(known, structure, map_free_vars=True):
+                return _exchanged(stage, result, known, structure)
+        result = simplified(stage)
+        bucket.append((structure, result))
+        return result
+
+
+def _exchanged(stage: Stage, result: Stage, known: list[Any], structure: list[Any]) -> Stage:
+    """Result of the known structure, over the stage's own variables and buffers."""
+    values = dict(zip(_variables(known), _variables(structure), strict=True))
+    axes = {ours.var: theirs.var for ours, theirs in zip(result.axes, stage.axes, strict=True)}
+    renamed = substitute_in_stage(result, values)
+    own = tuple(replace(a, var=axes[a.var]) for a in renamed.axes)
+    return replace(renamed, name=stage.name, axes=own)
+
+
+def _variables(structure: list[Any]) -> list[Any]:
+    """Variables in the order in which they stand in a structure."""
+    found: dict[Any, None] = {}
+    structural_walk(structure, (tvm.ir.Var, lambda var: found.setdefault(var, None)))
+    return list(found)

@@ -23,15 +23,22 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
+from tvm import tirx
 
 from smartmem_tvm.analysis.computation import Stage
 from smartmem_tvm.analysis.decisions import Decision, with_decisions
+from smartmem_tvm.analysis.index_divisions import (
+    COMPOSED_DIVISIONS,
+    ComposedView,
+    composed_divisions,
+    composed_view,
+)
 from smartmem_tvm.analysis.index_maps import count_divisions
 from smartmem_tvm.analysis.layout_class import LayoutClass, classify_stages
 
 from ._emit import rewrite_blocks
 from ._graph import Graph, Node, OpaqueNode
-from ._views import View, apply_views, simplified, split_node, view_of
+from ._views import SimplifiedStages, View, apply_views, split_node, view_of
 
 SCATTERED = "it computes where it stores an element, not where it reads one"
 
@@ -52,10 +59,35 @@ class EliminateLayoutTransforms:
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module without operators that only move data."""
         decisions: list[Decision] = []
-        mod = rewrite_blocks(
-            mod, lambda graph: decisions.extend(_eliminate(graph, simplify=self.simplify))
-        )
-        return with_decisions(mod, decisions)
+        divisions: list[int] = []
+
+        def rewrite(graph: Graph) -> None:
+            composed = _composed_divisions(graph)
+            decisions.extend(_eliminate(graph, simplify=self.simplify))
+            divisions.extend(composed[node] for node in graph.kernels())
+
+        mod = with_decisions(rewrite_blocks(mod, rewrite), decisions)
+        return mod.with_attr(COMPOSED_DIVISIONS, tirx.IntImm("int64", sum(divisions)))
+
+
+def _composed_divisions(graph: Graph) -> dict[Node, int]:
+    """Divisions and modulos of each node that reads through the fixed ones, nothing simplified."""
+    _split(graph)
+    views: dict[Any, ComposedView] = {}
+    counts = {}
+    for node in graph.kernels():
+        counts[node] = composed_divisions(node.stages, views)
+        if classify_stages(node.stages) is LayoutClass.FIXED and view_of(node) is not None:
+            views[node.outputs[0]] = composed_view(node.stages[0], views)
+    return counts
+
+
+def _split(graph: Graph) -> None:
+    graph.nodes = [
+        part
+        for node in graph.nodes
+        for part in ([node] if isinstance(node, OpaqueNode) else split_node(node))
+    ]
 
 
 def _eliminate(graph: Graph, *, simplify: bool) -> list[Decision]:
@@ -63,11 +95,7 @@ def _eliminate(graph: Graph, *, simplify: bool) -> list[Decision]:
     fixed: list[Node] = []
     maps: dict[Any, list[dict[str, object]]] = {}
     others: list[Decision] = []
-    graph.nodes = [
-        part
-        for node in graph.nodes
-        for part in ([node] if isinstance(node, OpaqueNode) else split_node(node))
-    ]
+    simplified = SimplifiedStages()
     readers = {
         buffer: tuple(reader.outputs[0].name for reader in nodes)
         for buffer, nodes in graph.consumers().items()

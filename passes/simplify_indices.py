@@ -17,7 +17,7 @@ import tvm
 
 from ._emit import rewrite_blocks
 from ._graph import Graph
-from ._views import simplified
+from ._views import SimplifiedStages
 
 
 @tvm.transform.module_pass(opt_level=0, name="smartmem.SimplifyIndices")
@@ -26,9 +26,10 @@ class SimplifyIndices:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with indices simplified."""
-        return rewrite_blocks(mod, _simplify)
+        simplified = SimplifiedStages()
+        return rewrite_blocks(mod, lambda graph: _simplify(graph, simplified))
 
 
-def _simplify(graph: Graph) -> None:
+def _simplify(graph: Graph, simplified: SimplifiedStages) -> None:
     for node in graph.kernels():
         node.stages = [simplified(stage) for stage in node.stages]

@@ -27,7 +27,7 @@ def lane_tiles(
     axes = [d for d, n in enumerate(costs.extents) if n > 1 and not costs.symbolic[d]]
     outer = [d for d in axes if d not in inner]
     width_limit = max(limits.vector_width, limits.register_tile[1])
-    for lane in (None,) if moves_booleans(costs) else (*outer, None):
+    for lane in (None,) if moves_bytes(costs) else (*outer, None):
         choices = [1] if lane is None else widths(costs.extents[lane], width_limit)
         for width in choices:
             yield Tile(lane=lane, width=width, inner=inner)
@@ -39,19 +39,22 @@ def lane_tiles(
                         yield Tile(((row, size),), lane, width, inner)
 
 
-def moves_booleans(costs: Costs) -> bool:
-    """Whether a buffer of booleans is read or written: OpenCL has no vectors of them."""
+def moves_bytes(costs: Costs) -> bool:
+    """Whether a buffer of elements of a byte is read or written, of which there are no vectors.
+
+    OpenCL has none of booleans, and TVM's generator makes one number of four gathered bytes.
+    """
     kernel = costs.kernel
     stages = [*kernel.stages, kernel.sink]
     buffers = {store.buffer for stage in stages for store in stage.stores}
     buffers |= {load.source for stage in stages for load in stage.loads()}
-    return any(str(buffer.dtype) == "bool" for buffer in buffers)
+    return any(str(buffer.dtype) in ("bool", "int8", "uint8") for buffer in buffers)
 
 
 def reduction_tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:
     """Tiles with lanes along reductions, and rows along one or two axes."""
     width = limits.vector_width
-    if width < 2 or moves_booleans(costs):
+    if width < 2 or moves_bytes(costs):
         return
     axes = [d for d, n in enumerate(costs.extents) if n > 1 and not costs.symbolic[d]]
     outer = [d for d in axes if d not in inner]

@@ -194,7 +194,8 @@ def _check(stage: Stage) -> None:
 def _sinks_of(stages: list[Stage], outputs: set[Any]) -> tuple[list[Stage], list[Stage]]:
     """Internal stages, and what writes outputs."""
     internal, sinks = [], []
-    for index, stage in enumerate(stages):
+    for index in range(len(stages)):  # the list changes: what follows reads the copies
+        stage = stages[index]
         if not any(store.buffer in outputs for store in stage.stores):
             internal.append(stage)
             continue

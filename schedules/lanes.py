@@ -23,7 +23,7 @@ from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.ir.prim import expr as prim
 from tvm.tirx import BufferLoad
-from tvm_ffi import structural_walk
+from tvm_ffi import structural_equal, structural_walk
 
 from smartmem_tvm.analysis.expressions import substitute, uses
 
@@ -71,11 +71,17 @@ class Lane:
         )
 
     def step(self, expr: Any) -> int | None:
-        """Constant by which the integer grows from lane to lane, None when there is none."""
+        """Constant by which the integer grows from lane to lane, None when there is none.
+
+        Of a condition, 0 where it is the same in all lanes.
+        """
         if not uses(expr, self.var):
             return 0
         here = substitute(expr, {self.var: self._before_last})
         there = substitute(expr, {self.var: self._before_last + const(1, self.var)})
+        if dtype_of(expr) == "bool":
+            same = structural_equal(*map(self.analyzer.simplify, (here, there)))
+            return 0 if same else None
         grown = self.analyzer.simplify(there - here)
         return static(grown)
 

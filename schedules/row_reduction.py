@@ -19,7 +19,7 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 
 from .base import RuleDeclined
-from .choose import cheapest, moves_booleans, widths
+from .choose import cheapest, moves_bytes, widths
 from .contraction import as_team, reduction_costs, with_group
 from .cost import Costs
 from .emit import WorkItem
@@ -49,7 +49,7 @@ class RowReduction:
 
 
 def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:
-    if moves_booleans(costs):
+    if moves_bytes(costs):
         yield Tile(inner=inner)
         return
     last = costs.extents[inner[-1]] if not costs.symbolic[inner[-1]] else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
@@ -12,10 +12,18 @@ from tvm import relax, tirx
 
 from .analysis import KernelInfo, list_kernels
 from .analysis.decisions import Decision, read_decisions
+from .analysis.index_divisions import (
+    COMPOSED_DIVISIONS,
+    inner_divisions,
+    total_divisions,
+    written_divisions,
+)
 from .analysis.layout_class import LayoutClass, classify
 from .pipeline import pipeline_stages
 
-CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+CALLS = [tvm.ir.Op.get(name) for name in ("relax.call_tir", "relax.call_tir_inplace")]
+# Kernels that a graph may have beyond those that reduce and the opaque ones.
+BOUND_ALLOWANCE = 2
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,10 @@ class Explanation:
     fates: tuple[Fate, ...]
     kernels: tuple[KernelInfo, ...]
     stages_s: dict[str, float]
+    # Divisions and modulos, over the launches of one inference. ``before``: of the composed maps,
+    # nothing simplified; ``after``: of the kernels' maps; ``inner_loops``: what the inner loops of
+    # the scheduled kernels evaluate.
+    index_divisions: dict[str, int] = field(default_factory=dict)
 
     @property
     def layout_transforms(self) -> dict[str, Any]:
@@ -72,14 +84,25 @@ class Explanation:
         }
 
     @property
-    def index_divisions(self) -> dict[str, int]:
-        """Divisions and modulos in the readers' maps, composed and after simplification."""
-        totals = {"before": 0, "after": 0}
-        for fate in self.fates:
-            for view in fate.views:
-                for name in totals:
-                    totals[name] += int(str(view[f"{name}_divisions"]))
-        return totals
+    def kernel_floor(self) -> dict[str, int]:
+        """How many kernels elimination and fusion of elementwise operators can leave at best.
+
+        ``ild``: operators that reduce, those of one kernel that read one tensor in the same way
+        (q, k, v; mean and variance) counted once. ``opaque``: operators kept as they are.
+        ``bound``: their sum and :data:`BOUND_ALLOWANCE`, for what a graph's inputs and outputs
+        force. Operators that nothing needs are not counted; of an opaque operator with several
+        launches only one is. Fewer kernels than ``ild + opaque`` take fusion of one reduction
+        with another.
+        """
+        counts = {"ild": LayoutClass.ILD.value, "opaque": LayoutClass.OPAQUE.value}
+        found = {
+            name: sum(
+                fate.layout_class == layout_class and fate.fate not in ("merged", "dead")
+                for fate in self.fates
+            )
+            for name, layout_class in counts.items()
+        }
+        return {**found, "bound": sum(found.values()) + BOUND_ALLOWANCE}
 
 
 def explain(
@@ -103,6 +126,7 @@ def explain(
     operators: list[_Operator] = []
     decisions: list[Decision] = []
     seconds: dict[str, float] = {}
+    divisions: dict[str, int] = {}
     makers: dict[str, str] = {}
     with target:
         for name, passes in pipeline_stages(target, dtype, disable):
@@ -115,11 +139,16 @@ def explain(
             seconds[name] = round(time.perf_counter() - start, 4)
             if name == "legalise":
                 operators = _list_operators(mod)
+                divisions["before"] = total_divisions(mod, written_divisions)
             elif name == "eliminate":
                 decisions = read_decisions(mod)
                 makers = _makers(mod)
+                composed = mod.get_attr(COMPOSED_DIVISIONS)
+                divisions["before"] = divisions["before"] if composed is None else int(composed)
+                divisions["after"] = total_divisions(mod, written_divisions)
+    divisions["inner_loops"] = total_divisions(mod, lambda func: len(inner_divisions(func)))
     fates = _resolve(operators, decisions, makers)
-    return Explanation(tuple(fates), tuple(list_kernels(mod)), seconds)
+    return Explanation(tuple(fates), tuple(list_kernels(mod)), seconds, divisions)
 
 
 @dataclass(frozen=True)
@@ -154,7 +183,7 @@ def _calls(mod: tvm.IRModule) -> list[tuple[Any, tuple[str, ...], Any]]:
     found = []
     for binding in bindings:
         var, value = binding.var, binding.value
-        if isinstance(value, relax.Call) and value.op.same_as(CALL_TIR):
+        if isinstance(value, relax.Call) and any(value.op.same_as(op) for op in CALLS):
             tensors: tuple[str, ...] = (var.name,)
             if isinstance(var.ty, tvm.ir.TupleType):
                 tensors = tuple(

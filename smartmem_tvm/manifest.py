@@ -230,6 +230,9 @@ def _spec(item: dict[str, Any]) -> TensorSpec:
         shape=shape,
         dtype=_typed(item["dtype"], str),
         upper=upper if upper is None else _typed(upper, int),
+        limits=tuple(
+            (_typed(symbol, str), _typed(limit, int)) for symbol, limit in item.get("limits", ())
+        ),
     )
 
 

@@ -34,18 +34,31 @@ from tvm.tirx import compilation_pipeline
 from .errors import SmartMemError
 from .passes import (
     ClassifyOperators,
+    ConcatenateInPlace,
     EliminateLayoutTransforms,
     FuseOperators,
+    LegaliseExtremes,
+    LegaliseNarrowIntegers,
+    LegaliseScans,
+    LegaliseScatters,
     LegaliseSorts,
     MarkScheduled,
     MergeParallelOperators,
+    NarrowIndices,
     SimplifyIndices,
+    SplitDividedLoops,
     StageTextureStores,
     UnrollUnitReductions,
     VerifyThreadBinding,
 )
 from .schedules import ApplySchedules, schedule_rules
-from .upstream import Finaliser, adreno_tir_pipeline, mixed_precision
+from .upstream import (
+    Finaliser,
+    adreno_tir_pipeline,
+    mixed_precision,
+    register_opencl_functions,
+    truncate_divisions,
+)
 
 if TYPE_CHECKING:
     from .devices import DeviceProfile
@@ -54,10 +67,10 @@ NAME = "smartmem"
 DTYPES = ("float32", "float16")
 # What `disable` may leave out: a module compiles without any of them, to the same numbers.
 SWITCHES = {
-    "eliminate": "relayouts and selections become index maps of their readers",
+    "eliminate": "relayouts and selections become index maps; concatenations are made in place",
     "merge": "parallel contractions and reductions of one input share a kernel",
     "fuse": "elementwise operators join the kernels before or after them",
-    "simplify": "index arithmetic is simplified once more when all is joined",
+    "simplify": "composed index maps are simplified, and once more when all is joined",
 }
 LOWERED_FOR = "smartmem.lowered_for"
 
@@ -101,10 +114,15 @@ def _cast_to_half(_target: Target) -> list[Pass]:
 
 
 def _legalise(target: Target) -> list[Pass]:
+    register_opencl_functions()
     return [
         LegaliseSorts(),
+        LegaliseScans(),
+        LegaliseScatters(),
         *relax.backend.gpu_generic.library_dispatch_passes(target),
         relax.transform.LegalizeOps(),
+        LegaliseExtremes(),
+        LegaliseNarrowIntegers(),
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
         relax.transform.CanonicalizeBindings(),
@@ -114,27 +132,34 @@ def _legalise(target: Target) -> list[Pass]:
 
 
 def _eliminate(_target: Target, disable: Collection[str]) -> list[Pass]:
+    simplify = "simplify" not in disable
+    # Joining what only moves data is a way to eliminate it.
+    joins_fixed = "eliminate" not in disable
+    in_place = [ConcatenateInPlace()] if joins_fixed and "fuse" not in disable else []
     passes = {
-        "eliminate": EliminateLayoutTransforms,
-        "merge": MergeParallelOperators,
-        "fuse": FuseOperators,
-        "simplify": SimplifyIndices,
+        "eliminate": EliminateLayoutTransforms(simplify=simplify),
+        "merge": MergeParallelOperators(),
+        "fuse": FuseOperators(fixed=joins_fixed, simplify=simplify),
+        "simplify": SimplifyIndices(),
     }
     return [
         relax.transform.EliminateCommonSubexpr(),
         relax.transform.CanonicalizeBindings(),
         ClassifyOperators(),
-        *(make() for name, make in passes.items() if name not in disable),
+        *(made for name, made in passes.items() if name not in disable),
+        *in_place,
         relax.transform.DeadCodeElimination(),
         ClassifyOperators(),
     ]
 
 
-def _schedule(_target: Target) -> list[Pass]:
+def _schedule(_target: Target, disable: Collection[str]) -> list[Pass]:
     # A reshape that moves nothing is a view: no kernel, hence no schedule. Chains of several
     # are recognised only after the schedule has made one block of them.
     views = [relax.transform.RewriteDataflowReshape(), relax.transform.DeadCodeElimination()]
-    return [*views, UnrollUnitReductions(), ApplySchedules(schedule_rules()), *views]
+    schedules = [UnrollUnitReductions(), ApplySchedules(schedule_rules())]
+    split = [] if "simplify" in disable else [SplitDividedLoops()]
+    return [*views, *schedules, *split, truncate_divisions(), NarrowIndices(), *views]
 
 
 def _verify(_target: Target) -> list[Pass]:
@@ -185,7 +210,7 @@ def pipeline_stages(
     stages += [
         ("legalise", _legalise),
         ("eliminate", lambda target: _eliminate(target, left_out)),
-        ("schedule", _schedule),
+        ("schedule", lambda target: _schedule(target, left_out)),
         ("verify", _verify),
         ("lower", _lower),
     ]

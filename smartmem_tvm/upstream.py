@@ -38,15 +38,39 @@ one makes a test fail and the workaround is removed.
 10. dlight drops a reduction axis of extent 1 but keeps the block's initial value, and then inlines
    the epilogue into both the initial value and the update: a bias is added twice. Workaround:
    :class:`smartmem_tvm.passes.UnrollUnitReductions`.
+11. ``IterMapSimplify`` loses offsets in dividends: ``(17 - x) % 6`` becomes ``x % -6 * -1``, which
+   reads before the tensor, ``((2*x + y + 14) // 3 + 15) % 8`` becomes ``(2*x + y + 9) % 24 // 3``.
+   ``FlattenBuffer`` and the layout primitives of schedules apply it to every index, so a flip that
+   a reshape follows is lowered wrong (``SplitFloorModConst`` and ``PadDividendToDivisor`` in
+   https://github.com/apache/tvm/blob/main/src/arith/iter_affine_map.cc). Workaround: PrimFuncs that
+   we write have :func:`nonnegative_dividends`, and once they are scheduled
+   :func:`truncate_divisions` leaves it nothing to simplify where it could be wrong.
+12. Inverse trigonometric and hyperbolic functions, ``tan`` and a few others have no rule for
+   OpenCL: their C names (``acosf``) reach the kernel, which does not compile, or ``tan`` is not
+   resolved.
+   Workaround: :func:`register_opencl_functions`.
+13. The OpenCL generator makes one number of the lanes of a vector of bytes that it gathers, as CUDA
+   stores them: wrong values, no error. Workaround: ``smartmem_tvm.schedules.choose.moves_bytes``.
+14. Maxima start at the least finite number, so that the maximum of infinite elements is finite.
+   Workaround: :class:`smartmem_tvm.passes.LegaliseExtremes`.
+15. Arithmetic on integers of 8 and 16 bits is printed as it is, so that OpenCL C promotes it and it
+   does not overflow. Workaround: :class:`smartmem_tvm.passes.LegaliseNarrowIntegers`.
+16. ``scatter_nd`` becomes one function of which a part is scheduled and a part is not, and
+   ``scatter_elements`` steps through the data with the strides of the indices. Workaround:
+   :class:`smartmem_tvm.passes.LegaliseScatters`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, sym, tirx
+from tvm.ir.expr import TensorLoad
+from tvm.s_tir import SBlock
 from tvm.s_tir.schedule import ScheduleError
 from tvm.tirx import compilation_pipeline
 
@@ -55,6 +79,24 @@ Finaliser = Callable[[], tvm.transform.Pass]
 # What dlight's rules were seen to raise on functions they cannot handle (fault 3): their own
 # asserts, attributes that a symbolic extent lacks, refused primitives, failed checks in C++.
 DLIGHT_ERRORS = (AssertionError, AttributeError, ScheduleError, tvm.error.InternalError)
+
+
+# Functions of OpenCL C without a rule of TVM's, all under the same name there.
+OPENCL_FUNCTIONS = (
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "copysign", "hypot", "log1p",
+    "nextafter", "tan",
+)  # fmt: skip
+
+
+@functools.cache
+def register_opencl_functions() -> None:
+    """Lower the functions that OpenCL C has and TVM gives no rule for (fault 12)."""
+    for name in OPENCL_FUNCTIONS:
+        tirx.register_intrin_lowering(
+            f"tirx.{name}",
+            target="opencl",
+            f=lambda call, name=name: tirx.call_pure_extern(str(call.ty.dtype), name, *call.args),
+        )
 
 
 def mixed_precision(out_dtype: str) -> tvm.transform.Pass:
@@ -101,6 +143,152 @@ def _map_calls(mod: tvm.IRModule, change: Callable[[relax.Call], relax.Call]) ->
         if isinstance(func, relax.Function):
             mod.update_func(gv, tvm_ffi.structural_map(func, (relax.Call, change)))
     return mod
+
+
+def nonnegative_dividends(tree: Any) -> Any:
+    """Expression or statement in which no iterator is subtracted inside a dividend (fault 11).
+
+    ::
+
+        (17 - x) % 6       →  5 - x % 6                 only subtracted: a % n = n-1 - (-a-1) % n
+        (17 - x) // 6      →  2 - x // 6
+        (4*y - x + 7) % 8  →  (4*y + 7*x + 7) % 8       both: -x = 7*x - 8*x
+        (4*y - x + 7) // 8 →  (4*y + 7*x + 7) // 8 - x
+    """
+    return tvm_ffi.structural_map(tree, ((tirx.FloorDiv, tirx.FloorMod), _nonnegative_dividend))
+
+
+def truncate_divisions() -> tvm.transform.Pass:
+    """Write divisions of sums with an offset, in indices, as truncated ones (fault 11).
+
+    ::
+
+        A[(x + 3) % 6]  →  A[truncmod(x + 3, 6)]        where x + 3 is proved not to be negative
+
+    Both mean the same there, and ``IterMapSimplify`` passes over truncated divisions. To be run on
+    scheduled functions: before, schedule rules want to see the maps.
+    """
+
+    def transform(
+        func: tirx.PrimFunc, _mod: tvm.IRModule, _ctx: tvm.transform.PassContext
+    ) -> tirx.PrimFunc:
+        analyzer = sym.Analyzer()
+
+        def bind(node: Any) -> None:
+            if isinstance(node, tirx.For):
+                analyzer.bind(node.loop_var, tvm.ir.Range.from_min_extent(node.min, node.extent))
+            else:
+                for axis in node.iter_vars:
+                    analyzer.bind(axis.var, axis.dom)
+
+        def truncated(division: Any) -> Any:
+            return _truncated(division, analyzer)
+
+        def in_indices(node: Any) -> Any:
+            kinds = ((tirx.FloorDiv, tirx.FloorMod), truncated)
+            indices = [tvm_ffi.structural_map(index, kinds) for index in node.indices]
+            if all(new.same_as(old) for new, old in zip(indices, node.indices, strict=True)):
+                return node
+            if isinstance(node, TensorLoad):
+                return tirx.BufferLoad(node.source, indices)
+            return tirx.BufferStore(node.buffer, node.value, indices)
+
+        tvm_ffi.structural_walk(func.body, ((tirx.For, SBlock), bind))
+        body = tvm_ffi.structural_map(func.body, ((TensorLoad, tirx.BufferStore), in_indices))
+        return func if body.same_as(func.body) else func.with_body(body)
+
+    return tirx.transform.prim_func_pass(transform, opt_level=0, name="smartmem.TruncateDivisions")
+
+
+def _truncated(division: Any, analyzer: sym.Analyzer) -> Any:
+    terms: list[tuple[Any, int]] = []
+    if division.a.ty.dtype.lanes != 1 or not isinstance(division.b, tirx.IntImm):
+        return division
+    if not _add_terms(division.a, 1, terms) and all(factor > 0 for _, factor in terms):
+        return division
+    if int(division.b) <= 0:
+        return division
+    if analyzer.const_int_bound(division.a).min_value < 0:
+        better = _nonnegative_dividend(division)
+        if better is division:
+            return division
+        kinds = (tirx.FloorDiv, tirx.FloorMod)
+        return tvm_ffi.structural_map(better, (kinds, lambda inner: _truncated(inner, analyzer)))
+    make = tirx.Div if isinstance(division, tirx.FloorDiv) else tirx.Mod
+    return make(division.a, division.b)
+
+
+def _nonnegative_dividend(division: Any) -> Any:
+    dividend, divisor = division.a, division.b
+    dtype = dividend.ty.dtype
+    if dtype.lanes != 1:
+        return division
+    terms: list[tuple[Any, int]] = []
+    constant = _add_terms(dividend, 1, terms)
+    if not any(factor < 0 and not _has_loads(term) for term, factor in terms):
+        return division
+    is_quotient = isinstance(division, tirx.FloorDiv)
+    size = int(divisor) if isinstance(divisor, tirx.IntImm) else None
+    if all(factor < 0 for _, factor in terms):
+        mirrored = [(term, -factor) for term, factor in terms]
+        value = _divided(is_quotient, mirrored, -constant - 1, divisor, size)
+        return (-1 if is_quotient else divisor - 1) - value
+    if size is None or size <= 0:
+        return division
+    taken = []
+    lifted = []
+    for term, factor in terms:
+        times = -(factor // size) if factor < 0 and not _has_loads(term) else 0
+        lifted.append((term, factor + times * size))
+        taken.append((term, -times))
+    value = _divided(is_quotient, lifted, constant, divisor, size)
+    return value + _sum(taken, 0, dtype) if is_quotient else value
+
+
+def _divided(
+    is_quotient: bool, terms: list[tuple[Any, int]], constant: int, divisor: Any, size: int | None
+) -> Any:
+    """Quotient or remainder of a sum, whose constant stays below the divisor where that is one."""
+    dtype = divisor.ty.dtype
+    if size is None or size <= 0:
+        total = _sum(terms, constant, dtype)
+        return tirx.floordiv(total, divisor) if is_quotient else tirx.floormod(total, divisor)
+    total = _sum(terms, constant % size, dtype)
+    if is_quotient:
+        return tirx.floordiv(total, divisor) + tirx.const(constant // size, dtype)
+    return tirx.floormod(total, divisor)
+
+
+def _add_terms(expr: Any, sign: int, terms: list[tuple[Any, int]]) -> int:
+    """Split a sum into terms with integer factors; return its constant."""
+    if isinstance(expr, tirx.IntImm):
+        return sign * int(expr)
+    if isinstance(expr, tirx.Add):
+        return _add_terms(expr.a, sign, terms) + _add_terms(expr.b, sign, terms)
+    if isinstance(expr, tirx.Sub):
+        return _add_terms(expr.a, sign, terms) + _add_terms(expr.b, -sign, terms)
+    if isinstance(expr, tirx.Mul) and isinstance(expr.b, tirx.IntImm):
+        return _add_terms(expr.a, sign * int(expr.b), terms)
+    if isinstance(expr, tirx.Mul) and isinstance(expr.a, tirx.IntImm):
+        return _add_terms(expr.b, sign * int(expr.a), terms)
+    if sign:
+        terms.append((expr, sign))
+    return 0
+
+
+def _sum(terms: list[tuple[Any, int]], constant: int, dtype: Any) -> Any:
+    total = tirx.const(constant, dtype)
+    for term, factor in terms:
+        if factor:
+            product = term if factor == 1 else term * tirx.const(factor, dtype)
+            total = total + product
+    return total
+
+
+def _has_loads(expr: Any) -> bool:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(expr, (TensorLoad, found.append))
+    return bool(found)
 
 
 def adreno_tir_pipeline() -> tuple[tvm.transform.Pass, Finaliser, Finaliser]:
@@ -161,6 +349,9 @@ class _TextureAllocations:
         return new
 
     def _sequence(self, stmt: tirx.SeqStmt, mutator: tvm_ffi.StructuralMutator) -> tirx.Stmt:
+        # Statements are visited once: twice at every level would be exponential in the depth.
+        if not any(self._allocates(child) for child in stmt.seq):
+            return mutator.default_mutate(stmt)
         stmts: list[tirx.Stmt] = []
         releases: list[tirx.Stmt] = []
         for child in stmt.seq:
@@ -170,7 +361,7 @@ class _TextureAllocations:
                 releases.insert(0, release)
             else:
                 stmts.append(mutator.mutate(child))
-        return tirx.SeqStmt([*stmts, *releases]) if releases else mutator.default_mutate(stmt)
+        return tirx.SeqStmt([*stmts, *releases])
 
     def _allocates(self, stmt: tirx.Stmt) -> bool:
         return (

@@ -99,6 +99,7 @@ def test_divisions_before_and_after_simplification():
 
     found = explained(body, (1, 4, 4, 3)).index_divisions
     assert found["before"] > found["after"] > 0
+    assert found["inner_loops"] == 0
 
 
 def test_an_operator_that_nobody_needs_is_dead():
@@ -128,10 +129,48 @@ def test_each_mechanism_can_be_left_out(switch):
     launches = [sum(k.calls for k in found.kernels) for found in (everything, without)]
     assert everything.layout_transforms["eliminated"] == 5
     assert launches[0] == 2
-    # Without elimination fusion takes up the relayouts, one at a time.
-    assert launches[1] == 2 if switch in ("eliminate", "simplify") else launches[1] > 2
+    assert launches[1] == 2 if switch == "simplify" else launches[1] > 2
+    moving = sum(kernel.calls for kernel in without.kernels if kernel.layout_only)
+    assert bool(moving) == (switch == "eliminate")
     fate = {"eliminate": "eliminated", "merge": "merged"}.get(switch)
     assert fate is None or fate not in {found.fate for found in without.fates}
+
+
+def test_the_floor_counts_reductions_after_merging_and_opaque_operators():
+    def body(x, q, k, v):
+        products = [op.matmul(x, w) for w in (q, k, v)]
+        scores = op.nn.softmax(op.matmul(products[0], op.permute_dims(products[1])))
+        return op.cumsum(op.exp(op.matmul(scores, products[2])), 1)
+
+    shapes = [(6, 9), (9, 8), (9, 8), (9, 8)]
+    found = explained(body, *shapes)
+    # q, k and v once; scores, softmax, product with v; the sum that runs.
+    assert found.kernel_floor["ild"] == 4
+    opaque = [fate for fate in found.fates if fate.layout_class == "opaque"]
+    assert found.kernel_floor["opaque"] == len(opaque)
+    assert found.kernel_floor["bound"] == 4 + len(opaque) + 2
+    apart = explained(body, *shapes, disable=["merge"])
+    assert apart.kernel_floor["ild"] == 6
+
+
+def test_what_nothing_needs_raises_no_floor():
+    from smartmem_tvm.analysis.layout_class import LayoutClass
+    from smartmem_tvm.explaining import Explanation, _Operator, _resolve
+
+    fates = _resolve([_Operator("lv", ("lv",), "sum", LayoutClass.ILD, "")], [], {})
+    assert Explanation(tuple(fates), (), {}).kernel_floor == {"ild": 0, "opaque": 0, "bound": 2}
+
+
+def test_a_concatenated_output_is_written_by_the_kernels_of_its_parts():
+    def body(x, w, v):
+        return op.concat([op.matmul(x, w), op.nn.relu(op.matmul(x, v))], 1)
+
+    found = explained(body, (6, 9), (9, 8), (9, 7))
+    assert sum(kernel.calls for kernel in found.kernels) == found.kernel_floor["ild"] == 2
+    (whole,) = [fate for fate in found.fates if fate.layout_class == "fixed"]
+    assert whole.fate == "fused"
+    assert len(whole.kernels) == 2
+    assert all(fate.kernels for fate in found.fates)
 
 
 def test_the_progress_names_every_stage():

@@ -5,6 +5,7 @@ Then remove the workaround (smartmem_tvm/upstream.py says which) and the test.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,11 +20,20 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 from tvm.tirx import compilation_pipeline
 from tvm.tirx.build import split_host_device_mods
-from tvm_ffi import structural_walk
+from tvm_ffi import structural_equal, structural_walk
 
 from smartmem_tvm.analysis import foreign_local_read
+from smartmem_tvm.analysis.index_maps import evaluate
 from smartmem_tvm.pipeline import pipeline
-from smartmem_tvm.upstream import DLIGHT_ERRORS, adreno_tir_pipeline, mixed_precision
+from smartmem_tvm.upstream import (
+    DLIGHT_ERRORS,
+    OPENCL_FUNCTIONS,
+    _TextureAllocations,
+    adreno_tir_pipeline,
+    mixed_precision,
+    nonnegative_dividends,
+    truncate_divisions,
+)
 
 sys.path.insert(0, str(Path(__file__).parent / "passes"))
 from texture_kernels import add_one, conv_relu_conv
@@ -261,3 +271,181 @@ def test_fault_10_dlight_adds_an_epilogue_to_the_initial_value_too():
         (TensorLoad, lambda load: biases.append(load) if load.source.name == "B" else None),
     )
     assert len(biases) == 2, f"{MENDED} 10"
+
+
+X, Y = (tirx.Var(name, "int64") for name in "xy")
+FLIP = (17 - X) % 6
+OFFSET = ((2 * X + Y + 14) // 3 + 15) % 8
+EXTENTS = {X: 12, Y: 4}
+POINTS = dict(zip(EXTENTS, np.indices(list(EXTENTS.values())).reshape(2, -1), strict=True))
+
+
+def loop_nest(index, extents=EXTENTS):
+    """Function that reads a tensor at an index of its loops."""
+    source = tirx.decl_buffer([1000], "float32", "A", layout=None)
+    result = tirx.decl_buffer(list(extents.values()), "float32", "B", layout=None)
+    body = tirx.BufferStore(result, tirx.BufferLoad(source, [index]), list(extents))
+    for var, extent in reversed(extents.items()):
+        zero = tirx.const(0, "int64")
+        body = tirx.For(var, zero, tirx.const(extent, "int64"), tirx.ForKind.SERIAL, body)
+    return tvm.IRModule({"main": tirx.PrimFunc([source, result], body)})
+
+
+def index_in(mod):
+    """Index of the only load of a function."""
+    loads = []
+    structural_walk(mod["main"].body, (TensorLoad, loads.append))
+    (load,) = loads
+    return load.indices[0]
+
+
+def flattened(mod):
+    return index_in(tirx.transform.FlattenBuffer()(mod))
+
+
+@pytest.mark.parametrize("index", [FLIP, OFFSET], ids=["flip", "offset"])
+def test_fault_11_iter_maps_lose_offsets(index):
+    expected = evaluate(index, POINTS)
+    wrong = evaluate(flattened(loop_nest(index)), POINTS)
+    assert (wrong != expected).any(), f"{MENDED} 11"
+    right = truncate_divisions()(loop_nest(nonnegative_dividends(index)))
+    np.testing.assert_array_equal(evaluate(flattened(right), POINTS), expected)
+
+
+def drawn_index(rng, depth=3):
+    """Random index of x and y, not negative, with divisions inside of divisions."""
+    total = tirx.const(int(rng.integers(0, 20)), "int64")
+    for var in (X, Y):
+        if rng.random() < 0.6:
+            total += var * int(rng.choice([-4, -3, -1, 1, 1, 2, 4, 8]))
+    if depth and rng.random() < 0.7:
+        total += drawn_index(rng, depth - 1) * int(rng.choice([-2, -1, 1, 1, 3]))
+    if rng.random() < 0.85:
+        divide = tirx.floordiv if rng.random() < 0.5 else tirx.floormod
+        total = divide(total, tirx.const(int(rng.choice([2, 3, 4, 6, 7, 8, 12])), "int64"))
+    return total
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_workaround_of_fault_11_is_exact(seed):
+    rng = np.random.default_rng(seed)
+    changed = mended = 0
+    for _ in range(4000 if seed else 400):
+        index = drawn_index(rng)
+        expected = evaluate(index, POINTS)
+        index -= min(0, int(expected.min()))
+        expected = evaluate(index, POINTS)
+        better = nonnegative_dividends(index)
+        np.testing.assert_array_equal(evaluate(better, POINTS), expected, str(index))
+        truncated = truncate_divisions()(loop_nest(better))
+        np.testing.assert_array_equal(evaluate(index_in(truncated), POINTS), expected, str(index))
+        changed += not structural_equal(index_in(truncated), index)
+        mended += bool((evaluate(flattened(loop_nest(index)), POINTS) != expected).any())
+        got = evaluate(flattened(truncated), POINTS)
+        np.testing.assert_array_equal(got, expected, str(index))
+    assert changed > 100
+    assert mended > 10
+
+
+def test_dividends_without_offsets_stay():
+    """They are what schedules split and vectorise; FlattenBuffer simplifies them right."""
+    index = (X * 4 + Y) % 6 + (X * 4 + Y) // 8
+    assert nonnegative_dividends(index).same_as(index)
+    assert structural_equal(index_in(truncate_divisions()(loop_nest(index))), index)
+
+
+def test_what_may_be_negative_is_not_truncated():
+    """As the row above the first in a padded convolution: -1 // 2 is -1, not 0."""
+    index = tirx.Max((X - 1) // 2, tirx.const(0, "int64"))
+    found = index_in(truncate_divisions()(loop_nest(index)))
+    np.testing.assert_array_equal(evaluate(found, POINTS), evaluate(index, POINTS))
+    table = tirx.decl_buffer([12], "int64", "table", layout=None)
+    index = (table[X] + 1) // 2
+    assert nonnegative_dividends(index).same_as(index)
+    found = []
+    mod = truncate_divisions()(loop_nest(index))
+    structural_walk(mod["main"].body, (tirx.FloorDiv, found.append))
+    assert len(found) == 1
+
+
+def test_a_subtracted_element_of_a_table_stays():
+    """It has no bounds: a multiple of it might not fit its type."""
+    table = tirx.decl_buffer([12], "int64", "table", layout=None)
+    index = (X - table[X]) % 6
+    assert nonnegative_dividends(index).same_as(index)
+
+
+def test_fault_12_functions_without_a_rule_for_opencl():
+    """In a process of its own: once registered, a rule stays."""
+    program = "import sys, tvm; print([n for n in sys.argv[1:] if tvm.ir.Op.get('tirx.' + n)"
+    program += ".get_attr('opencl.FLowerIntrinsic') is not None])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *OPENCL_FUNCTIONS],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[]", f"{MENDED} 12"
+
+
+def bound(func, block):
+    """Source of a function whose only loop but for one of four lanes is bound to work-items."""
+    schedule = tvm.s_tir.Schedule(func)
+    (loop,) = schedule.get_loops(schedule.get_sblock(block))
+    items, lanes = schedule.split(loop, [None, 4])
+    schedule.bind(items, "threadIdx.x")
+    schedule.vectorize(lanes)
+    return tvm.tirx.build(schedule.mod, target=OPENCL).imports[0].inspect_source()
+
+
+def test_fault_13_gathered_bytes_are_one_number():
+    a = te.placeholder((16,), "int8", "a")
+    gathered = te.compute((16,), lambda i: a[15 - i], "gathered")
+    assert "0x000000ff" in bound(te.create_prim_func([a, gathered]), "gathered"), f"{MENDED} 13"
+
+
+def test_fault_14_maxima_start_at_a_finite_number():
+    a = te.placeholder((4, 5), name="a")
+    assert "inf" not in te.create_prim_func([a, topi.max(a, 1)]).script(), f"{MENDED} 14"
+
+
+def test_fault_15_narrow_arithmetic_is_promoted():
+    a, b = (te.placeholder((16,), "uint8", name) for name in "ab")
+    half = te.compute((16,), lambda i: (a[i] + b[i]) >> tirx.const(1, "uint8"), "half")
+    schedule = tvm.s_tir.Schedule(te.create_prim_func([a, b, half]))
+    schedule.bind(schedule.get_loops(schedule.get_sblock("half"))[0], "threadIdx.x")
+    source = tvm.tirx.build(schedule.mod, target=OPENCL).imports[0].inspect_source()
+    assert "convert_uchar" not in source, f"{MENDED} 15"
+
+
+def test_fault_16_scatters():
+    builder = relax.BlockBuilder()
+    types = [([4, 5], "float32"), ([2, 1], "int64"), ([2, 5], "float32")]
+    params = [relax.Var(f"x{n}", relax.TensorType(*ty)) for n, ty in enumerate(types)]
+    with builder.function("main", params):
+        with builder.dataflow():
+            made = builder.emit_output(relax.op.scatter_nd(*params))
+        builder.emit_func_output(made)
+    with OPENCL:
+        legal = relax.transform.LegalizeOps()(builder.get())
+    (scatter,) = (f for f in legal.functions.values() if isinstance(f, tirx.PrimFunc))
+    assert "T_transpose" in scatter.script(), f"{MENDED} 16"
+    assert "threadIdx" in scatter.script(), f"{MENDED} 16"
+
+
+def test_texture_allocations_visit_each_statement_once():
+    class Counting(_TextureAllocations):
+        visits = 0
+
+        def _attribute(self, stmt, mutator):
+            self.visits += 1
+            return super()._attribute(stmt, mutator)
+
+    depth = 12
+    body = tirx.Evaluate(tirx.const(0, "int32"))
+    for _ in range(depth):
+        body = tirx.AttrStmt(tirx.const(0, "int32"), "key", tirx.const(0, "int32"), body)
+        body = tirx.SeqStmt([tirx.Evaluate(tirx.const(1, "int32")), body])
+    counting = Counting()
+    assert counting.run(body).same_as(body)
+    assert counting.visits == depth

@@ -17,7 +17,7 @@ are already bound to threads, blocks that overlap): the operator is then *opaque
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -27,6 +27,8 @@ from tvm.s_tir import SBlock, SBlockRealize
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from .expressions import loads_of, substitute
+
+_ALWAYS = tirx.IntImm("bool", 1)
 
 
 @dataclass(frozen=True)
@@ -157,17 +159,58 @@ def replace_in_stage(stage: Stage, loads: dict[Any, Any]) -> Stage:
 
 def substitute_in_stage(stage: Stage, values: dict[Any, Any]) -> Stage:
     """Stage with variables replaced everywhere: buffers by buffers, symbols by expressions."""
-    changed = map_stage(stage, lambda expr: substitute(expr, values))
-    axes = tuple(replace(axis, extent=substitute(axis.extent, values)) for axis in stage.axes)
-    stores = tuple(replace(s, buffer=values.get(s.buffer, s.buffer)) for s in changed.stores)
-    return replace(changed, axes=axes, stores=stores)
+    return _substitute(stage, values, {})
 
 
 def with_fresh_axes(stage: Stage, values: dict[Any, Any]) -> Stage:
     """Stage with new axis variables, and variables replaced as by :func:`substitute_in_stage`."""
     _, fresh = fresh_axes(stage.axes)
-    renamed = substitute_in_stage(stage, {**values, **fresh})
-    return replace(renamed, axes=tuple(replace(a, var=fresh[a.var]) for a in renamed.axes))
+    return _substitute(stage, {**values, **fresh}, fresh)
+
+
+def stage_parts(stage: Stage) -> list[Any]:
+    """Every expression of a stage, in a fixed order; ``1`` stands for no condition."""
+    parts = [axis.extent for axis in stage.axes]
+    for store in stage.stores:
+        condition = _ALWAYS if store.condition is None else store.condition
+        parts += (*store.indices, store.value, condition)
+    return [*parts, *stage.initial]
+
+
+def structure_of(stage: Stage) -> list[Any]:
+    """Axes, buffers and expressions of a stage as one object to compare."""
+    kinds = [int(axis.reduced) for axis in stage.axes]
+    counts = [len(store.indices) for store in stage.stores]
+    buffers = [store.buffer for store in stage.stores]
+    return [[axis.var for axis in stage.axes], kinds, buffers, counts, stage_parts(stage)]
+
+
+def _substitute(stage: Stage, values: dict[Any, Any], axes: dict[Any, Any]) -> Stage:
+    """One walk over all expressions: a walk costs more to start than most of them to traverse."""
+    if not values:
+        return stage
+    parts = iter(substitute(stage_parts(stage), values))
+    return Stage(
+        stage.name,
+        tuple(
+            Axis(axes.get(axis.var, axis.var), extent, axis.reduced)
+            for axis, extent in zip(stage.axes, parts, strict=False)
+        ),
+        tuple(
+            Store(
+                values.get(store.buffer, store.buffer),
+                tuple(next(parts) for _ in store.indices),
+                next(parts),
+                _condition(next(parts), store),
+            )
+            for store in stage.stores
+        ),
+        tuple(parts),
+    )
+
+
+def _condition(part: Any, store: Store) -> Any:
+    return None if store.condition is None else part
 
 
 def count_points(axes: Iterable[Axis]) -> int | None:

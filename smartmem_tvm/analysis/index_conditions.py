@@ -68,10 +68,10 @@ def _has_conditional(expr: Any) -> bool:
     found: list[Any] = []
 
     def visit(part: Any) -> None:
-        if isinstance(part, tirx.Select) or part.op.same_as(IF_THEN_ELSE):
+        if not isinstance(part, tvm.ir.Call) or part.op.same_as(IF_THEN_ELSE):
             found.append(part)
 
-    structural_walk(expr, ((tirx.Select, tvm.ir.Call), visit))
+    structural_walk(expr, ((tirx.Select, tirx.And, tirx.Or, tvm.ir.Call), visit))
     return bool(found)
 
 
@@ -103,7 +103,8 @@ def facts(space: IndexSpace, condition: Any) -> list[Polynomial]:
         return []
     if _has_conditional(condition):
         # It says little of any one iterator, and to read it is to simplify both of its branches,
-        # under conditions like itself: exponential in the depth of a padded concatenation.
+        # under conditions like itself: exponential in the depth of a padded concatenation, and
+        # without an end where a condition is compared as a number.
         return []
     left, right = _operands(space, condition)
     if isinstance(condition, tirx.EQ):

@@ -51,6 +51,14 @@ _BINARY: dict[type, Callable[[NDArray[Any], NDArray[Any]], Any]] = {
 }
 
 
+_BITWISE = {
+    kind: number
+    for number, kind in enumerate(
+        (tirx.LShift, tirx.RShift, tirx.BitwiseAnd, tirx.BitwiseOr, tirx.BitwiseXor)
+    )
+}
+
+
 class Evaluator:
     """Values of expressions at the same points.
 
@@ -80,8 +88,7 @@ class Evaluator:
         if operation is not None:
             found = self._found.get(expr)
             if found is None:
-                found = np.asarray(operation(self._of(expr.a), self._of(expr.b)))
-                self._found[expr] = found
+                found = self._found[expr] = self._binary(expr, operation)
             return found
         if isinstance(expr, tirx.IntImm | tirx.FloatImm):
             return np.asarray(expr.value, dtype=dtype_of(expr))
@@ -112,6 +119,13 @@ class Evaluator:
             f"cannot evaluate {expr} of kind {type(expr).__name__}: it is not an index "
             "expression; give a function that reads elements, or take it out first"
         )
+
+    def _binary(self, expr: Any, operation: Callable[..., Any]) -> NDArray[Any]:
+        left, right = self._of(expr.a), self._of(expr.b)
+        if type(expr) in _BITWISE and "f" in (left.dtype.kind, right.dtype.kind):
+            # What stands for elements has no bits: some function of both.
+            return np.asarray(np.sqrt(2) * left + np.sqrt(3) * right + _BITWISE[type(expr)])
+        return np.asarray(operation(left, right))
 
     def _variable(self, var: Any) -> NDArray[Any]:
         column = self.points.get(var)

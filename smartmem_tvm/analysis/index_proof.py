@@ -287,6 +287,8 @@ class ElementNumbers:
             # An index that was read from memory: some element, the same one for the same index.
             scaled = [np.sqrt(number) * index for number, index in enumerate(indices, start=2)]
             return np.asarray(start + sum(scaled))
+        if not all(index.size for index in indices):  # a branch that no point takes
+            return np.zeros(0)
         shape = [int(evaluate(extent, self.first)[0]) for extent in tensor.shape]
         flat = np.zeros(indices[0].shape if indices else (1,), dtype=np.int64)
         inside = np.ones(flat.shape, dtype=bool)

@@ -21,7 +21,7 @@ from tvm_ffi import structural_walk
 
 from .expressions import substitute, uses
 from .index_reading import dtype_of
-from .index_simplify import DIVISIONS, REMAINDERS, simplify_indices
+from .index_simplify import DIVISIONS, REMAINDERS, has_loads, simplify_indices
 from .index_space import IndexSpace
 
 
@@ -80,6 +80,20 @@ def affine_after_split(indices: Any, loops: Mapping[Any, tvm.ir.Range]) -> LoopS
     return split
 
 
+def split_of_loop(
+    indices: Sequence[Any], var: Any, loops: Mapping[Any, tvm.ir.Range]
+) -> int | None:
+    """Extent of the inner loop after which one loop's inner variable is divided no more.
+
+    None where no split helps; 1 where the indices, simplified, do not divide the variable at all.
+    """
+    exprs = simplify_indices(list(indices), loops, check=not has_loads(indices))
+    if not divides(exprs, var):
+        return 1
+    found = _split_loop(exprs, var, dict(loops))
+    return None if found is None else found[0]
+
+
 def divides(exprs: Sequence[Any], var: Any) -> bool:
     """Whether a quotient or a remainder of the variable is taken."""
     found: list[Any] = []
@@ -101,7 +115,8 @@ def _split_loop(
         changed[outer] = tvm.ir.Range.from_min_extent(zero, tirx.IntImm(dtype, extent // factor))
         changed[inner] = tvm.ir.Range.from_min_extent(zero, tirx.IntImm(dtype, factor))
         point = outer * factor + inner + start
-        results = simplify_indices([substitute(expr, {var: point}) for expr in exprs], changed)
+        points = [substitute(expr, {var: point}) for expr in exprs]
+        results = simplify_indices(points, changed, check=not has_loads(exprs))
         if not divides(results, inner):
             return factor, outer, inner, changed, tuple(results)
     return None

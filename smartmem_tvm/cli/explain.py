@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 "operators": imported.operators,
                 "kernels": launches,
                 "layout_kernels": layout_launches,
+                "kernel_floor": found.kernel_floor,
                 "layout_transforms": found.layout_transforms,
                 "index_divisions": found.index_divisions,
                 "traffic_bytes": traffic,
@@ -73,10 +74,13 @@ def run(args: argparse.Namespace) -> int:
                 "operators": imported.operators,
                 "kernels": launches,
                 "layout kernels": layout_launches,
+                "kernels that reduce, merged": found.kernel_floor["ild"],
+                "opaque operators": found.kernel_floor["opaque"],
                 "layout transforms": transforms["before"],
                 "of these eliminated": transforms["eliminated"],
                 "divisions in index maps, composed": found.index_divisions["before"],
                 "divisions in index maps, simplified": found.index_divisions["after"],
+                "divisions in inner loops": found.index_divisions["inner_loops"],
                 **{
                     f"{name} traffic, bytes": "symbolic" if value is None else value
                     for name, value in traffic.items()

@@ -6,6 +6,7 @@ Nothing heavy is imported at the top: ``smartmem --help`` reads every command's 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ from ..errors import SmartMemError
 
 if TYPE_CHECKING:
     from ..rpc.session import Remote
+
+
+_EXTENT = r"(?:0*[1-9][0-9]*|[^\W\d]\w*<=0*[1-9][0-9]*)"
+_SHAPE = re.compile(rf"(.+)(?<!<)=((?:{_EXTENT}(?:,{_EXTENT})*)?),?")
 
 
 def add_common(parser: argparse.ArgumentParser, *, dtype: str | None = "float32") -> None:
@@ -51,7 +56,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="INPUT=N,N,…",
-        help="shape of an input that the model leaves open; may be given several times",
+        help="shape of an input that the model leaves open; an extent that stays open has a name "
+        "and a bound, such as batch<=8; may be given several times",
     )
 
 
@@ -83,20 +89,18 @@ def add_rpc(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def shapes(args: argparse.Namespace) -> dict[str, tuple[int, ...]] | None:
+def shapes(args: argparse.Namespace) -> dict[str, tuple[int | str, ...]] | None:
     """Read ``--shape``; None when there is none."""
-    result: dict[str, tuple[int, ...]] = {}
+    result: dict[str, tuple[int | str, ...]] = {}
     for text in args.shape:
-        name, separator, extents = text.rpartition("=")
-        try:
-            result[name] = tuple(int(extent) for extent in extents.split(",") if extents)
-        except ValueError:
-            separator = ""
-        if not separator or not name or any(extent < 1 for extent in result[name]):
+        parts = _SHAPE.fullmatch(text)
+        if parts is None:
             raise SmartMemError(
                 f"--shape '{text}' is no shape: INPUT=N,N,… with positive extents is expected, "
-                "such as --shape x=1,3,224,224."
+                "such as --shape x=1,3,224,224, or x=batch<=8,3,224,224 where the batch stays open."
             )
+        name, extents = parts.groups()
+        result[name] = tuple(int(e) if e.isdecimal() else e for e in extents.split(",") if e)
     return result or None
 
 

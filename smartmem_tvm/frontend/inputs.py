@@ -74,6 +74,7 @@ def _checked(spec: TensorSpec, value: Any, symbols: dict[str, tuple[int, str]]) 
             f"input '{spec.name}' has shape {came}, of {len(came)} dimensions, and the model takes "
             f"{expected}, of {len(spec.shape)}."
         )
+    limits: dict[int | str, int] = dict(spec.limits)
     for axis, (extent, wanted) in enumerate(zip(came, spec.shape, strict=True)):
         if isinstance(wanted, int) and extent != wanted:
             raise SmartMemError(
@@ -82,6 +83,13 @@ def _checked(spec: TensorSpec, value: Any, symbols: dict[str, tuple[int, str]]) 
             )
         if extent == 0:
             raise SmartMemError(f"input '{spec.name}' has shape {came}: it holds no element.")
+        limit = limits.get(wanted)
+        if limit is not None and extent > limit:
+            raise SmartMemError(
+                f"input '{spec.name}' has shape {came} and the model takes {expected} with "
+                f"'{wanted}' up to {limit}: dimension {axis} is {extent}. Split the input, or "
+                "compile the model with a larger bound."
+            )
         if isinstance(wanted, str) and wanted.isidentifier():
             bound, where = symbols.setdefault(wanted, (extent, spec.name))
             if bound != extent:

@@ -11,6 +11,7 @@ import tvm
 
 from .. import zoo
 from ..errors import ModelError
+from .limits import split_limits, with_limits
 from .model import ImportedModel
 from .onnx_file import read_onnx
 from .onnx_import import import_onnx
@@ -35,7 +36,8 @@ def import_model(source: Source, *, shapes: Mapping[str, Shape] | None = None) -
         A string is the path of an ONNX file, or ``zoo:NAME[/SIZE]`` for a model of the zoo.
     shapes : mapping of str to tuple, optional
         Shapes by input name. They replace what the model declares; extents that stay symbolic
-        are given as strings.
+        are given as strings, with an upper bound as ``"batch<=8"``. Where every symbol has one,
+        kernels compute their indices in 32 bits.
 
     Returns
     -------
@@ -47,6 +49,11 @@ def import_model(source: Source, *, shapes: Mapping[str, Shape] | None = None) -
         The source is no model, is damaged, holds something that cannot be converted, or does not
         take these shapes.
     """
+    unbounded, limits = split_limits(shapes)
+    return with_limits(_import(source, unbounded), limits)
+
+
+def _import(source: Source, shapes: Mapping[str, Shape] | None) -> ImportedModel:
     if isinstance(source, str) and source.startswith(ZOO):
         name, _, size = source.removeprefix(ZOO).partition("/")
         size = size or zoo.DEFAULT_SIZE

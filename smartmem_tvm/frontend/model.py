@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import tvm
@@ -12,6 +12,9 @@ from ..errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
+
+EXTENT_LIMITS = "tir_var_upper_bound"
+"""Attribute of a Relax function that TVM's memory planning reads as well."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,15 @@ class TensorSpec:
     upper : int or None
         For an integer input that indexes a table of the model (token identifiers): the table's
         extent, which every value must stay below.
+    limits : tuple of (str, int)
+        Symbolic extents of the shape with a declared upper bound, and the bound.
     """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str
     upper: int | None = None
+    limits: tuple[tuple[str, int], ...] = ()
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -92,11 +98,23 @@ def input_specs(
     function: relax.Function, names: list[str], upper: dict[str, int] | None = None
 ) -> list[TensorSpec]:
     """Specifications of main's parameters under the names of the source graph."""
-    bounds = upper or {}
-    return [
+    bounds, limits = upper or {}, extent_limits(function)
+    specs = [
         _spec("input", name, param.ty, bounds.get(name))
         for name, param in zip(names, function.params, strict=True)
     ]
+    return [
+        replace(
+            spec, limits=tuple((s, limits[s]) for s in dict.fromkeys(spec.symbols) if s in limits)
+        )
+        for spec in specs
+    ]
+
+
+def extent_limits(function: relax.Function) -> dict[str, int]:
+    """Declared upper bounds of the function's symbolic extents, by name."""
+    declared = function.attrs.get(EXTENT_LIMITS) if function.attrs else None
+    return {str(name): int(limit) for name, limit in (declared or {}).items()}
 
 
 def output_specs(function: relax.Function, names: list[str] | None = None) -> list[TensorSpec]:

@@ -21,10 +21,19 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from ..errors import ModelError
 from .folding import fold_shapes, needs_folding
+from .importer_faults import Importer
 from .model import ImportedModel, count_operators, fold, input_specs, output_specs
+from .narrow_types import carry_narrow_types
 from .onnx_file import check_complete
 from .onnx_graph import STANDARD, check_operators, describe, index_bounds
-from .shapes import Shape, apply_shapes, check_declared_inputs, graph_inputs, symbols
+from .shapes import (
+    Shape,
+    apply_shapes,
+    check_declared_inputs,
+    check_declared_outputs,
+    graph_inputs,
+    symbols,
+)
 from .weights import attach_weights, detach_weights, replace_graph
 
 _CONVERSION_ERRORS = (
@@ -64,13 +73,19 @@ def import_onnx(
     check_complete(model, f"'{name}'")
     prepared = _prepare(model, name, shapes or {}, take_over)
     names = [value.name for value in graph_inputs(prepared.graph)]
-    mod = fold(_convert_folding(prepared))
+    results = [value.name for value in prepared.graph.output]
+    mod = _convert_folding(prepared)
+    try:
+        mod = fold(mod)
+    except _CONVERSION_ERRORS:
+        output_specs(mod["main"], results)  # what TVM asserts there is that shapes are known
+        raise
     main = mod["main"]
     return ImportedModel(
         name=name,
         mod=mod,
         inputs=input_specs(main, names, index_bounds(prepared.graph)),
-        outputs=output_specs(main, [value.name for value in prepared.graph.output]),
+        outputs=output_specs(main, results),
         operators=count_operators(mod),
         onnx_model=prepared,
     )
@@ -81,6 +96,7 @@ def _prepare(
 ) -> onnx.ModelProto:
     """Check, inline local functions and set the input shapes; in a copy unless taken over."""
     check_declared_inputs(model.graph, shapes)
+    check_declared_outputs(model.graph)
     bare, weights = detach_weights(model)
     if bare.functions:
         bare = onnx.inliner.inline_local_functions(bare)
@@ -97,6 +113,7 @@ def _prepare(
         attach_weights(bare, weights)
         model = bare
     apply_shapes(model.graph, shapes)
+    carry_narrow_types(model.graph)
     return model
 
 
@@ -127,7 +144,14 @@ def _convert_folding(model: onnx.ModelProto) -> tvm.IRModule:
             return _convert(model)
         except ModelError:
             return _convert(fold_shapes(model))
-    return _convert(fold_shapes(model))
+    try:
+        folded = fold_shapes(model)
+    except ModelError:
+        # onnxruntime does not know the newest operator sets; there may be nothing to fold.
+        with contextlib.suppress(ModelError):
+            return _convert(model)
+        raise
+    return _convert(folded)
 
 
 def _convert(model: onnx.ModelProto) -> tvm.IRModule:
@@ -137,7 +161,7 @@ def _convert(model: onnx.ModelProto) -> tvm.IRModule:
     on 2 GB of them.
     """
     opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 1)
-    importer = onnx_frontend.ONNXGraphImporter(shape_dict={}, dtype_dict=None)
+    importer = Importer(shape_dict={}, dtype_dict=None)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

@@ -25,6 +25,19 @@ _ELEMENTS = {
     onnx.TensorProto.UINT32,
     onnx.TensorProto.UINT64,
 }
+_CARRIED = {
+    onnx.TensorProto.FLOAT4E2M1,
+    onnx.TensorProto.FLOAT8E4M3FN,
+    onnx.TensorProto.FLOAT8E4M3FNUZ,
+    onnx.TensorProto.FLOAT8E5M2,
+    onnx.TensorProto.FLOAT8E5M2FNUZ,
+    onnx.TensorProto.FLOAT8E8M0,
+    onnx.TensorProto.INT2,
+    onnx.TensorProto.INT4,
+    onnx.TensorProto.UINT2,
+    onnx.TensorProto.UINT4,
+}
+"""Passed as bytes (:mod:`.narrow_types`)."""
 
 
 def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -66,16 +79,27 @@ def check_declared_inputs(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -
                 "can be inputs."
             )
         tensor = value.type.tensor_type
-        if tensor.elem_type not in _ELEMENTS:
+        if tensor.elem_type not in _ELEMENTS | _CARRIED:
             element = onnx.TensorProto.DataType.Name(tensor.elem_type)
             raise ModelError(
-                f"input '{value.name}' has elements of type {element}; inputs are numbers of "
-                "8 bits and more, or booleans."
+                f"input '{value.name}' has elements of type {element}; inputs are numbers "
+                "or booleans."
             )
         if not tensor.HasField("shape") and value.name not in shapes:
             raise ModelError(
                 f"input '{value.name}' has no declared shape: give one, for example "
                 f"shapes={{'{value.name}': (1, 3, 224, 224)}}."
+            )
+
+
+def check_declared_outputs(graph: onnx.GraphProto) -> None:
+    """Refuse outputs that are no tensors."""
+    for value in graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in ("tensor_type", None):
+            raise ModelError(
+                f"output '{value.name}' is no tensor ({kind}); only tensors can be outputs: end "
+                "the model at the tensors that it is made of."
             )
 
 

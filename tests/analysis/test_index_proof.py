@@ -143,3 +143,22 @@ def test_loads_are_compared_by_element():
     assert not prove_same(x[i + 1 - 1, j], x[i + 1, j], domain).holds
     assert prove_same(tirx.exp(x[i % 8, j]), tirx.exp(x[i, j]), domain).holds
     assert not prove_same(tirx.exp(x[i, j]), tirx.log(x[i, j]), domain).holds
+
+
+def test_elements_have_no_bits():
+    """Bitwise operators on elements are some function of them."""
+    domain = make_domain(i=8)
+    (i,) = domain
+    x = tirx.decl_buffer((8,), "uint8", "x")
+    shifted = tirx.LShift(x[i % 8], x[i])
+    assert prove_same(shifted, tirx.LShift(x[i], x[i]), domain).holds
+    assert not prove_same(shifted, tirx.RShift(x[i], x[i]), domain).holds
+    assert not prove_same(shifted, tirx.LShift(x[i], x[7 - i]), domain).holds
+
+
+def test_branch_that_no_point_takes():
+    domain = make_domain(i=8)
+    (i,) = domain
+    x = tirx.decl_buffer((8,), "float32", "x")
+    never = tirx.Select(i < 0, x[i + 9], x[i % 8])
+    assert prove_same(never, x[i], domain).holds

@@ -309,3 +309,15 @@ def test_defect_of_the_simplifier_is_found(monkeypatch):
     monkeypatch.setattr(index_simplify, "_simplify", lambda space, index: index + 1)
     with pytest.raises(RuntimeError, match="changed it at"):
         simplify_indices([i], domain)
+
+
+def test_conditions_compared_as_numbers():
+    """Choices under such conditions, one inside of the other, as importers write them."""
+    i = tirx.Var("i", "int64")
+    x = tirx.decl_buffer((8,), "int32", "x")
+    within = tirx.And(x[i] < tirx.const(32, "int32"), x[i] >= tirx.const(0, "int32"))
+    condition = tirx.Cast("int8", within) != tirx.const(0, "int8")
+    inner = tirx.Select(condition, x[i], tirx.const(0, "int32"))
+    choice = tirx.Select(condition, tirx.LShift(x[i], inner), tirx.const(0, "int32"))
+    made = simplify_value(choice, {i: Range(0, 8)})
+    assert prove_same(made, choice, {i: Range(0, 8)}).holds

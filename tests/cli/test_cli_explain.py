@@ -18,7 +18,8 @@ def test_the_document(workplace, smartmem_json):
     )
     assert (document["operators"], document["kernels"], document["layout_kernels"]) == (5, 2, 0)
     assert document["layout_transforms"] == {"before": 1, "eliminated": 1, "kept": []}
-    assert document["index_divisions"] == {"before": 0, "after": 0}
+    assert document["index_divisions"] == {"before": 0, "after": 0, "inner_loops": 0}
+    assert document["kernel_floor"] == {"ild": 2, "opaque": 0, "bound": 4}
     traffic = document["traffic_bytes"]
     assert traffic["footprint"] >= traffic["compulsory"] > 0
     rows = document["per_kernel"]

@@ -203,3 +203,13 @@ def test_sparse_initializers_are_refused():
     sparse.indices.CopyFrom(constant("i", [0]))
     with pytest.raises(ModelError, match="sparse initializers"):
         import_model(given)
+
+
+def test_shape_that_depends_on_values():
+    given = model(
+        [helper.make_node("ConstantOfShape", ["x"], ["y"], value=constant("", [1.0], "float32"))],
+        [value("x", [3], onnx.TensorProto.INT64)],
+        [value("y", [None, None, None])],
+    )
+    with pytest.raises(ModelError, match="output 'y' has no known shape"):
+        import_model(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -13,7 +14,7 @@ from fuzz_relax import to_relax
 from tvm import relax
 from tvm.relax.backend import gpu_generic
 
-from smartmem_tvm.execution import build_kernels
+from smartmem_tvm.execution import build_kernels, opencl_modules
 from smartmem_tvm.pipeline import pipeline_stages
 
 RELATIVE = 2e-4
@@ -22,6 +23,10 @@ PROFILE = "cpu"
 
 class WrongNumbersError(AssertionError):
     """An output differs from the reference."""
+
+
+class WideIndexError(AssertionError):
+    """A kernel of bounded symbolic shapes computes indices in 64 bits."""
 
 
 def eliminated(graph: Graph, disable: Collection[str] = ()) -> tvm.IRModule:
@@ -56,8 +61,31 @@ def run_on_device(graph: Graph, device: Any, disable: Collection[str] = ()) -> l
             mod = tvm.transform.Sequential(passes)(mod)
     nothing = tvm.transform.Sequential([])
     executable = relax.build(mod, target, relax_pipeline=nothing, tir_pipeline="smartmem")
+    check_index_width(graph, executable)
     build_kernels(executable.mod, device)
     return _run(graph, executable, device)
+
+
+def check_index_width(graph: Graph, executable: Any) -> None:
+    """Raise WideIndexError where a bounded symbol or an index is 64 bits wide in a kernel's body.
+
+    Indices that are data have no bounds, so graphs with some are not looked at.
+    """
+    if not graph.n or any(tensor.below for tensor in graph.tensors):
+        return
+    for module in opencl_modules(executable.mod):
+        wide = wide_lines(module.inspect_source())
+        if wide:
+            raise WideIndexError(f"64-bit indices: {wide[0]}")
+
+
+def wide_lines(source: str) -> list[str]:
+    """Lines of OpenCL C, but for the kernels' parameters, with 64-bit integers."""
+    return [
+        line.strip()
+        for line in source.splitlines()
+        if not line.startswith("__kernel") and re.search(r"\b(convert_)?u?long\d*\b", line)
+    ]
 
 
 def _run(graph: Graph, executable: Any, device: Any) -> list[np.ndarray]:

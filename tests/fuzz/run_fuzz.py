@@ -4,6 +4,7 @@
 
     python tests/fuzz/run_fuzz.py --count 2000 --seed 1              on the host, by LLVM
     python tests/fuzz/run_fuzz.py --count 100 --mode device          the whole pipeline on OpenCL
+    python tests/fuzz/run_fuzz.py --count 100 --mode device --symbolic   also: 32-bit indices
     python tests/fuzz/run_fuzz.py --disable fuse --count 200
     python tests/fuzz/run_fuzz.py --again build/fuzz/1-17.json       one saved graph, with traceback
 
@@ -85,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mode", choices=["host", "device"], default="host")
     parser.add_argument("--disable", action="append", default=[], help="a switch of the pipeline")
+    parser.add_argument("--symbolic", action="store_true", help="a symbolic batch in every graph")
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one graph")
     parser.add_argument("--again", type=Path, help="run this saved graph alone")
@@ -115,6 +117,8 @@ def _run_worker(options: argparse.Namespace, seed: int, count: int) -> dict:
         path.unlink(missing_ok=True)
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", "--seed", str(seed)]
     command += ["--count", str(count), "--mode", options.mode, "--out", str(options.out)]
+    if options.symbolic:
+        command.append("--symbolic")
     for name in options.disable:
         command += ["--disable", name]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -160,7 +164,7 @@ def _work(options: argparse.Namespace) -> int:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(graphs())
+    @given(graphs(symbolic=True if options.symbolic else None))
     def each(graph: Graph) -> None:
         counts["ran"] += 1
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import fuzz_reference
 import fuzz_relax
 import pytest
-from fuzz_execution import WrongNumbersError, compare, run_on_device, run_on_host
+from fuzz_execution import WrongNumbersError, compare, run_on_device, run_on_host, wide_lines
 from fuzz_graphs import Graph, Step, Tensor
 from fuzz_minimise import minimise
 from fuzz_reference import IllConditionedError, reference
@@ -58,6 +58,13 @@ def test_random_graph_with_symbolic_batch(graph):
 
 @random_graphs(12)
 def test_random_graph_on_device(opencl_device, graph):
+    assume_tests_something(graph)
+    compare(graph, run_on_device(graph, opencl_device))
+
+
+@random_graphs(12, symbolic=True)
+def test_random_graph_with_symbolic_batch_on_device(opencl_device, graph):
+    """Also that its kernels compute indices in 32 bits: the batch has a bound."""
     assume_tests_something(graph)
     compare(graph, run_on_device(graph, opencl_device))
 
@@ -136,6 +143,13 @@ def test_wrong_numbers_are_noticed():
     off[1, 2] += 1e-2
     with pytest.raises(WrongNumbersError, match=r"1 of 15 elements of v0 differ, \[1, 2\]"):
         compare(graph, [off])
+
+
+def test_wide_indices_are_noticed():
+    source = (
+        "__kernel void f(__global float* a, long n) {\n  int i = 0;\n  a[i * (long)4] = 0;\n}\n"
+    )
+    assert wide_lines(source) == ["a[i * (long)4] = 0;"]
 
 
 def test_minimised_graph_keeps_what_fails():

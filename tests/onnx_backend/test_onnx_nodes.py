@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import run_onnx_nodes
-from onnx_nodes import NOT_IMPORTED, RIGHT, WRONG, _difference, run_test
+from onnx_nodes import NOT_IMPORTED, REFUSED, RIGHT, WRONG, _difference, run_test
 
 # One or two of each group of operators.
 NAMES = [
@@ -37,7 +37,7 @@ def test_onnx_node(name, opencl_device):
     result = run_test(name, "smartmem", opencl_device)
     if "Double precision" in result["reason"]:
         pytest.skip("the device has no double precision")
-    assert result == {"outcome": RIGHT, "reason": ""}
+    assert (result["outcome"], result["reason"]) == (RIGHT, "")
 
 
 def test_what_cannot_be_imported_is_no_failure(opencl_device):
@@ -56,21 +56,38 @@ def test_difference_names_the_element():
     assert _difference([expected, expected], [expected]) == "2 outputs, not 1"
 
 
-def test_rates_leave_out_what_is_not_imported():
-    right, wrong = {"outcome": RIGHT, "reason": ""}, {"outcome": WRONG, "reason": "why"}
-    out = {"outcome": NOT_IMPORTED, "reason": "no such operator"}
+def test_what_tvm_takes_and_we_refuse_is_refused(opencl_device):
+    result = run_test("test_training_dropout_default", "smartmem", opencl_device)
+    assert (result["outcome"], result["tvm_imports"]) == (REFUSED, True)
+    assert "training_mode" in result["reason"]
+
+
+def test_narrow_types_are_passed_as_bytes(opencl_device):
+    for name in ("test_cast_FLOAT_to_FLOAT8E4M3FN", "test_cast_INT4_to_INT8"):
+        assert run_test(name, "smartmem", opencl_device)["outcome"] == RIGHT
+
+
+def test_rates_are_of_what_tvm_imports():
+    right = {"outcome": RIGHT, "reason": "", "tvm_imports": True}
+    wrong = {"outcome": WRONG, "reason": "why", "tvm_imports": True}
+    refused = {"outcome": REFUSED, "reason": "no", "tvm_imports": True}
+    out = {"outcome": NOT_IMPORTED, "reason": "no such operator", "tvm_imports": False}
+    alone = {"outcome": RIGHT, "reason": "", "tvm_imports": False}
     found = run_onnx_nodes.rates(
         {
             "test_a": {"smartmem": right, "tvm": wrong},
             "test_b": {"smartmem": right, "tvm": right},
             "test_c": {"smartmem": out, "tvm": out},
+            "test_d": {"smartmem": refused, "tvm": right},
+            "test_e": {"smartmem": alone, "tvm": out},
         }
     )
-    assert (found["tests"], found["imported"]) == (3, 2)
-    assert found["pipelines"]["smartmem"]["right_percent"] == 100
-    assert found["pipelines"]["tvm"]["right_percent"] == 50
-    assert found["differences_from_tvm"] == {"test_a": {"smartmem": "right", "tvm": "wrong: why"}}
-    assert found["not_right"] == {}
+    assert (found["tests"], found["imported"], found["beyond_tvm"]["tests"]) == (5, 3, 1)
+    assert found["pipelines"]["smartmem"]["right_percent"] == 66.67
+    assert found["pipelines"]["tvm"]["right_percent"] == 66.67
+    assert found["differences_from_tvm"]["test_a"] == {"smartmem": "right", "tvm": "wrong: why"}
+    assert found["right_with_tvm_alone"] == ["test_d"]
+    assert found["not_right"] == {"test_d": {"smartmem": "refused: no", "tvm": "right"}}
 
 
 def test_worker_that_dies_is_replaced(monkeypatch):

@@ -12,6 +12,7 @@ from tvm.script import tirx as T
 
 from smartmem_tvm.analysis.computation import read_stages
 from smartmem_tvm.analysis.decisions import read_decisions
+from smartmem_tvm.analysis.index_maps import count_divisions
 from smartmem_tvm.passes import (
     EliminateLayoutTransforms,
     FuseOperators,
@@ -252,11 +253,20 @@ def test_a_broadcast_of_what_others_read_too():
     assert "is read by others too" in reasons(after, "subtract")
 
 
-def test_a_broadcast_of_symbolic_rows_stays():
+def test_a_broadcast_of_symbolic_rows_joins():
     n = tirx.Var("n", "int64")
     before = graph(lambda x: op.subtract(x, op.mean(x, [1], True)), (n, 9))
     after = transformed(before, *STAGE, n=5)
-    assert "the shapes are symbolic" in reasons(after, "subtract")
+    assert len(kernels(after)) == 1
+    assert fates(after, "subtract") == ["fused"]
+
+
+def test_a_broadcast_over_symbolic_rows_of_unknown_length_stays():
+    n, m = tirx.Var("n", "int64"), tirx.Var("m", "int64")
+    before = graph(lambda x, y: op.subtract(y, op.mean(x, [1], True)), (6, n), (6, m))
+    after = transformed(before, *STAGE, n=5, m=7)
+    assert len(kernels(after)) == 2
+    assert "the reader has m * T.int64(6) elements" in reasons(after, "subtract")
 
 
 def test_a_circle_is_refused():
@@ -352,3 +362,53 @@ def test_nothing_joins_an_opaque_operator():
     text = reasons(after, "exp") + reasons(after, "tir_exp")
     assert "'a' is opaque" in text
     assert "read by an opaque operator (axis 'vt' runs in order)" in text
+
+
+def moved_between(x, w):
+    """Elementwise, relayout, elementwise, relayout: nothing is eliminated before."""
+    product = op.nn.relu(op.add(op.matmul(x, w), x))
+    turned = op.sigmoid(op.exp(op.permute_dims(product)))
+    return op.sin(op.reshape(turned, (9, 4)))
+
+
+def test_fixed_operators_can_be_left_out():
+    mod = graph(moved_between, (6, 6), (6, 6))
+    everything = transformed(mod, FuseOperators)
+    assert classes(everything) == ["ILD"]
+    without = transformed(mod, FuseOperators(fixed=False))
+    # exp and sigmoid lie between two relayouts and have only each other to join.
+    assert classes(without) == ["ILD", "fixed", "ILI", "fixed", "ILI"]
+    for kind in ("transpose", "reshape"):
+        (decision,) = decisions(without, kind)
+        assert (decision.fate, decision.reason) == (
+            "kept",
+            "fixed operators do not take part in fusion",
+        )
+    assert fates(without, "relu") == fates(without, "add") == ["fused"]
+
+
+def test_a_split_is_left_out_too():
+    def body(x):
+        parts = op.split(op.exp(x), 2, 1)
+        return op.sin(relax.TupleGetItem(parts, 0))
+
+    after = transformed(graph(body, (4, 6)), FuseOperators(fixed=False))
+    assert classes(after) == ["ILI", "fixed", "ILI"]
+
+
+def test_without_simplification_the_divisions_stay():
+    def body(x):
+        return op.exp(op.reshape(op.reshape(x, (2, 3, 4)), (6, 4)))
+
+    mod = graph(body, (4, 6))
+    counts = []
+    for simplify in (True, False):
+        stages = [
+            stage
+            for func in kernels(transformed(mod, FuseOperators(simplify=simplify)))
+            for stage in read_stages(func)
+        ]
+        indices = [i for stage in stages for load in stage.loads() for i in load.indices]
+        found = count_divisions(*indices)
+        counts.append(found.divisions + found.modulos)
+    assert counts[0] < counts[1]

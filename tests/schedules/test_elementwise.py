@@ -84,3 +84,12 @@ def test_booleans_are_not_vectors(shape, opencl_device):
     func = te.create_prim_func([a, negative, topi.logical_not(negative)])
     x = np.random.default_rng(0).integers(-3, 3, shape)
     check(func, [x], [x < 0, x >= 0], opencl_device, rule="Elementwise")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("shape", [(25,), (5, 5), (4, 64)])
+def test_bytes_are_not_vectors(shape, dtype, opencl_device):
+    a = te.placeholder(shape, dtype)
+    func = te.create_prim_func([a, te.compute(shape, lambda *i: a(*i).astype(dtype))])
+    x = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    check(func, [x], [x], opencl_device, rule="Elementwise")

@@ -1,0 +1,254 @@
+"""Compute indices in 32 bits where declared bounds show that they fit.
+
+::
+
+    def main(x: Tensor((n, 10, 32))):                     tir_var_upper_bound = {"n": 64}
+
+    for i in thread_binding(n): # int64              for i in thread_binding(n):    # int32
+        y[i] = x[i, T.int64(3)]                  →       y[i] = x[i, 3]
+
+The extent of a symbol is 64 bits wide in Relax. Index arithmetic of that width is slow on a mobile
+GPU, and TVM's own narrowing gives up at a symbol and at an index that is read from memory: data, or
+one that is kept because several loops use it. Here a symbol's upper bound comes from the attribute
+``tir_var_upper_bound`` of the Relax function, through the arguments of every call to each function
+that has it in its shapes. What is kept has the bounds of all that is stored there, and data that is
+part of an index is taken to be below 2**30 in magnitude, as no element is further away.
+
+Legal when every symbol of the function has a bound at every call, no buffer has 2**31 elements or
+more, no integer that is computed passes 32 bits, and no buffer holds 64-bit integers (TVM cannot
+tell data from indices then). A function that is left as it is has the reason in its attribute
+``smartmem.wide_indices``. Functions with neither symbols nor integers to read are TVM's to narrow.
+
+Requires: scheduled functions, called through ``call_tir``; inputs within their bounds.
+Guarantees: the same values; symbols, loops and indices of a narrowed function are 32 bits wide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+from tvm.ir.expr import TensorLoad
+from tvm.s_tir import SBlock
+from tvm_ffi import structural_map, structural_walk
+
+BOUNDS = "tir_var_upper_bound"
+WIDE = "smartmem.wide_indices"
+CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+LIMIT = 2**31
+DATA_LIMIT = 2**30
+WIDE_TYPES = ("int64", "uint64")
+ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
+
+# Largest value of each symbol; None where it is not known.
+Largest = dict[Any, int | None]
+
+
+@tvm.transform.module_pass(opt_level=0, name="smartmem.NarrowIndices")
+class NarrowIndices:
+    """Make the indices of functions with bounded symbolic shapes 32 bits wide."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return the module with indices narrowed where that is safe."""
+        largest = _symbols_of_calls(mod)
+        mod = mod.clone()
+        for gv, symbols in largest.items():
+            func = mod[gv]
+            if not symbols and not _reads_integers(func):
+                continue
+            reason = _refusal(func, symbols)
+            mod.update_func(gv, _narrowed(func) if reason is None else func.with_attr(WIDE, reason))
+        return mod
+
+
+def _narrowed(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    alone = tvm.IRModule({"main": func})
+    return tirx.transform.ForceNarrowIndexToInt32()(alone)["main"]
+
+
+def _symbols_of_calls(mod: tvm.IRModule) -> dict[Any, Largest]:
+    """Symbols of each called function, each the largest over all calls."""
+    found: dict[Any, Largest] = {}
+    for func in mod.functions.values():
+        if not isinstance(func, relax.Function):
+            continue
+        analyzer, known = _bounds_of(func)
+
+        def visit(
+            call: Any, analyzer: tvm.sym.Analyzer = analyzer, known: set[Any] = known
+        ) -> None:
+            if call.op.same_as(CALL_TIR):
+                symbols = found.setdefault(call.args[0], {})
+                for symbol, actual in _symbol_values(mod[call.args[0]], call):
+                    value = _largest(actual, analyzer, known)
+                    earlier = symbols.setdefault(symbol, value)
+                    if earlier is not None:
+                        symbols[symbol] = None if value is None else max(earlier, value)
+
+        structural_walk(func.body, (tvm.ir.Call, visit))
+    return found
+
+
+def _bounds_of(func: relax.Function) -> tuple[tvm.sym.Analyzer, set[Any]]:
+    """Analyser that knows the bounds of a function's symbols, and which these are."""
+    declared = {str(name): int(value) for name, value in (func.attrs.get(BOUNDS) or {}).items()}
+    analyzer, known = tvm.sym.Analyzer(), set()
+
+    def visit(var: Any) -> None:
+        if isinstance(var.ty, tvm.ir.PrimType) and var.name in declared and var not in known:
+            known.add(var)
+            analyzer.update(var, tvm.sym.ConstIntBound(1, declared[var.name]))
+
+    structural_walk([param.ty for param in func.params], (tvm.ir.Var, visit))
+    return analyzer, known
+
+
+def _symbol_values(func: tirx.PrimFunc, call: Any) -> list[tuple[Any, Any]]:
+    """Symbols of a function and what each stands for in a call."""
+    results = call.ty_args[0]
+    results = list(results.fields) if isinstance(results, tvm.ir.TupleType) else [results]
+    arguments = call.args[1].fields
+    values = []
+    for param, given in zip(func.params, [*arguments, *results], strict=True):
+        if isinstance(param.ty, tvm.ir.PrimType):
+            if str(param.ty.dtype) in WIDE_TYPES:
+                values.append((param, given))
+            continue
+        shape = (given if isinstance(given, relax.TensorType) else given.ty).shape
+        extents = list(shape.values) if isinstance(shape, relax.ShapeExpr) else []
+        for position, extent in enumerate(param.shape):
+            if isinstance(extent, tvm.ir.Var):
+                values.append((extent, extents[position] if extents else None))
+    return values
+
+
+def _largest(actual: Any, analyzer: tvm.sym.Analyzer, known: set[Any]) -> int | None:
+    if actual is None:
+        return None
+    used: list[Any] = []
+    structural_walk(actual, (tvm.ir.Var, used.append))
+    if any(var not in known for var in used):
+        return None
+    return int(analyzer.const_int_bound(actual).max_value)
+
+
+def _refusal(func: tirx.PrimFunc, symbols: Largest) -> str | None:
+    """Why indices stay as wide as they are; None where 32 bits hold all of them."""
+    analyzer = tvm.sym.Analyzer()
+    for symbol, value in symbols.items():
+        if value is None:
+            return f"the symbolic extent '{symbol.name}' has no declared upper bound"
+        analyzer.update(symbol, tvm.sym.ConstIntBound(1, value))
+    for buffer in _buffers(func):
+        if str(buffer.dtype) in WIDE_TYPES:
+            return f"'{buffer.name}' holds {buffer.dtype}"
+        elements = tirx.const(1, "int64")
+        for extent in buffer.shape:
+            elements = elements * tirx.Cast("int64", extent)
+        most = int(analyzer.const_int_bound(elements).max_value)
+        if most >= LIMIT:
+            return f"'{buffer.name}' has up to {most} elements, more than 32 bits can number"
+    return _wide_part(func, analyzer)
+
+
+def _buffers(func: tirx.PrimFunc) -> list[Any]:
+    found = {p: None for p in func.params if not isinstance(p.ty, tvm.ir.PrimType)}
+    structural_walk(
+        func.body,
+        [
+            (TensorLoad, lambda load: found.setdefault(load.source, None)),
+            (tirx.BufferStore, lambda store: found.setdefault(store.buffer, None)),
+        ],
+    )
+    return list(found)
+
+
+def _wide_part(func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer) -> str | None:
+    """The first part of an index that 32 bits may not hold, in words."""
+
+    def bind_iterators(block: SBlock) -> None:
+        for iter_var in block.iter_vars:
+            analyzer.bind(iter_var.var, iter_var.dom)
+
+    def bind_loop(loop: tirx.For) -> None:
+        analyzer.bind(loop.loop_var, tvm.ir.Range.from_min_extent(loop.min, loop.extent))
+
+    def bind_variable(bind: tirx.Bind) -> None:
+        analyzer.bind(bind.var, bind.value)
+
+    binders = [(tirx.For, bind_loop), (SBlock, bind_iterators), (tirx.Bind, bind_variable)]
+    structural_walk(func.body, binders, order="pre")
+    kept = _kept_indices(func, analyzer)
+    parts = _parts_of_indices(func)
+    data = tirx.Var("data", "int32")
+    analyzer.update(data, tvm.sym.ConstIntBound(-DATA_LIMIT, DATA_LIMIT))
+    wide: list[str] = []
+
+    def check(expr: Any) -> None:
+        if str(expr.ty.dtype) in WIDE_TYPES and not wide:
+            bound = analyzer.const_int_bound(
+                _with_bounds(expr, kept, data if expr in parts else None)
+            )
+            if bound.min_value < -LIMIT or bound.max_value >= LIMIT:
+                wide.append(f"'{expr}' may be from {bound.min_value} to {bound.max_value}")
+
+    structural_walk(func.body, ((*ARITHMETIC, tirx.IntImm), check))
+    return wide[0] if wide else None
+
+
+def _parts_of_indices(func: tirx.PrimFunc) -> set[Any]:
+    """Arithmetic that is part of where an element is."""
+    found: set[Any] = set()
+
+    def access(node: Any) -> None:
+        structural_walk(list(node.indices), (ARITHMETIC, found.add))
+
+    structural_walk(func.body, ((TensorLoad, tirx.BufferStore), access))
+    return found
+
+
+def _kept_indices(func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer) -> dict[Any, Any]:
+    """A variable with the bounds of all that is stored, for each private buffer of integers."""
+    kept: dict[Any, Any] = {}
+    for buffer, values in _stores_of_integers(func).items():
+        bounds = [analyzer.const_int_bound(_with_bounds(value, kept)) for value in values]
+        kept[buffer] = var = tirx.Var(buffer.name, str(buffer.dtype))
+        low, high = min(b.min_value for b in bounds), max(b.max_value for b in bounds)
+        analyzer.update(var, tvm.sym.ConstIntBound(low, high))
+    return kept
+
+
+def _reads_integers(func: tirx.PrimFunc) -> bool:
+    found: list[Any] = []
+
+    def visit(load: TensorLoad) -> None:
+        if "int" in str(load.ty.dtype):
+            found.append(load)
+
+    structural_walk(func.body, (TensorLoad, visit))
+    return bool(found)
+
+
+def _stores_of_integers(func: tirx.PrimFunc) -> dict[Any, list[Any]]:
+    """What is stored in each private buffer of integers."""
+    params = set(func.params)
+    stored: dict[Any, list[Any]] = {}
+
+    def visit(store: tirx.BufferStore) -> None:
+        if str(store.buffer.dtype).startswith("int") and store.buffer not in params:
+            stored.setdefault(store.buffer, []).append(store.value)
+
+    structural_walk(func.body, (tirx.BufferStore, visit))
+    return stored
+
+
+def _with_bounds(expr: Any, kept: dict[Any, Any], data: Any = None) -> Any:
+    """Expression with variables that have bounds in place of kept indices and 32-bit data."""
+
+    def bounded(load: TensorLoad) -> Any:
+        if load.source in kept:
+            return kept[load.source]
+        return load if data is None or str(load.ty.dtype) != "int32" else data
+
+    return structural_map(expr, (TensorLoad, bounded))

@@ -10,7 +10,7 @@ from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.computation import count_points
-from smartmem_tvm.analysis.expressions import loads_of
+from smartmem_tvm.analysis.expressions import loads_of, uses
 from smartmem_tvm.analysis.layout_class import IF_THEN_ELSE
 
 from ._graph import Node
@@ -18,7 +18,7 @@ from ._graph import Node
 # Operations: a transcendental function counts as this many additions, a division as those, and a
 # byte of global memory as these (the ratio of peak to bandwidth of the devices in devices/).
 FUNCTION, DIVISION, BYTE = 16, 4, 8
-# Contractions read an element into registers once for so many results in either direction.
+# Contractions read an element into registers once for so many results, vectors an index.
 REUSE = 8
 # How much dearer recomputation may be than a kernel of its own: the kernel also costs a launch and
 # the bandwidth that its neighbours want.
@@ -64,34 +64,38 @@ def recomputation_is_cheaper(node: Node, readers: list[Node]) -> str | None:
             f"{own} (the limit is {PATIENCE} times that)"
         )
     for reader in readers:
-        uses = sum(
+        copies = sum(
             1 for s in reader.stages for load in s.loads() if load.source.same_as(node.outputs[0])
         )
-        size = sum(weight(st.value) for s in reader.stages for st in s.stores)
-        if uses * cost + size > LARGEST:
-            return (
-                f"the expressions in '{reader.name}' would grow to {uses * cost + size} operations"
-            )
+        grown = copies * cost + sum(weight(st.value) for s in reader.stages for st in s.stores)
+        if grown > LARGEST:
+            return f"the expressions in '{reader.name}' would grow to {grown} operations"
     return None
 
 
 def _evaluations(reader: Node, buffer: Any) -> int:
     total = 0
     for stage in reader.stages:
-        if not any(_direct(store.value, buffer) for store in stage.stores):
+        loads = [load for store in stage.stores for load in _direct(store.value, buffer)]
+        if not loads:
             continue
-        points = count_points(stage.axes) or 0
+        axes = list(stage.axes)
+        index_only = all(_only_in_indices(store.value, buffer) for store in stage.stores)
+        if index_only:  # known before the loops over what it does not depend on
+            indices = [index for load in loads for index in load.indices]
+            axes = [a for a in axes if not a.reduced or any(uses(i, a.var) for i in indices)]
+        points = count_points(axes) or 0
         sources = {load.source for load in stage.loads()}
         if stage.is_reduction and len(sources) > 1:
             points //= REUSE
-            if all(_only_in_indices(store.value, buffer) for store in stage.stores):
-                points //= REUSE
+        if index_only:
+            points //= REUSE
         total += points
     return total
 
 
 def _only_in_indices(value: Any, buffer: Any) -> bool:
-    """Whether it only says which elements are read: a tile of a contraction shares them."""
+    """Whether it only says which elements are read: the lanes of a work-item share that."""
     inside = [
         load for outer in loads_of(value) for i in outer.indices for load in _direct(i, buffer)
     ]

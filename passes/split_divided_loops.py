@@ -69,6 +69,7 @@ class _Splitter:
 
     def __init__(self) -> None:
         self.domain: dict[Any, tvm.ir.Range] = {}
+        self.values: dict[Any, Any] = {}
         self.analyzer = tvm.sym.Analyzer()
 
     def run(self, body: Any) -> Any:
@@ -85,6 +86,7 @@ class _Splitter:
             low = tirx.const(bound.min_value, bind.var.ty.dtype)
             extent = tirx.const(bound.max_value - bound.min_value + 1, bind.var.ty.dtype)
             self._open(bind.var, tvm.ir.Range.from_min_extent(low, extent))
+            self.values[bind.var] = substitute(bind.value, self.values)
 
     def _open(self, var: Any, rng: tvm.ir.Range) -> None:
         self.domain[var] = rng
@@ -111,14 +113,13 @@ class _Splitter:
     def _simplified(self, index: Any, var: Any) -> Any:
         if not _divisions_of(index, var):
             return index
-        known = {v: rng for v, rng in self.domain.items() if uses(index, v)}
-        (result,) = simplify_indices([index], known, check=not loads_of(index))
+        # What variables are bound to says more than their bounds: a start that is even.
+        whole = substitute(index, self.values)
+        known = {v: rng for v, rng in self.domain.items() if uses(whole, v)}
+        (result,) = simplify_indices([whole], known, check=not loads_of(whole))
         fewer = count_divisions(result).total < count_divisions(index).total
-        return (
-            result
-            if fewer or len(_divisions_of(result, var)) < len(_divisions_of(index, var))
-            else index
-        )
+        fewer |= len(_divisions_of(result, var)) < len(_divisions_of(index, var))
+        return result if fewer else index
 
     def _factor(self, loop: tirx.For, body: Any) -> int | None:
         """Extent of the inner loop that frees most indices, None where no split frees any."""
@@ -146,10 +147,11 @@ class _Splitter:
         return found
 
     def _split(self, indices: Sequence[Any], var: Any) -> int | None:
+        whole = [substitute(index, self.values) for index in indices]
         domain: Mapping[Any, tvm.ir.Range] = {
-            v: rng for v, rng in self.domain.items() if any(uses(i, v) for i in indices)
+            v: rng for v, rng in self.domain.items() if any(uses(i, v) for i in whole)
         }
-        factor = split_of_loop(indices, var, domain)
+        factor = split_of_loop(whole, var, domain)
         return None if factor == 1 else factor
 
 

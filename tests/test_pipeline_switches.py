@@ -50,7 +50,15 @@ def split_norm(x, y):
     return op.concat([op.multiply(first, second), op.tanh(second)], 1)
 
 
+def gated(x, w, v):
+    """A gate over the halves of a product's rows, beside another product."""
+    halves = op.split(op.matmul(x, w), 2, 1)
+    first, second = (relax.TupleGetItem(halves, number) for number in (0, 1))
+    return op.concat([op.multiply(first, op.nn.gelu(second)), op.matmul(x, v)], 1)
+
+
 GRAPHS = {
+    "gated": (gated, (40, 24), (24, 96), (24, 20)),
     "attention": (attention, (6, 9), (9, 8), (9, 8)),
     "rolled windows": (rolled_windows, (8, 6), (3, 3)),
     "flipped repeats": (flipped_repeats, (6, 5), (5, 4)),
@@ -112,7 +120,7 @@ def test_small_graphs_keep_their_numbers(opencl_device, name, disable):
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["attention", "rolled windows"])
+@pytest.mark.parametrize("name", ["attention", "rolled windows", "gated"])
 def test_kernels_of_small_graphs_are_ordered(name):
     mod = module(*GRAPHS[name])
     check_order({c: counts(explain(mod, OPENCL, disable=c)) for c in CHOICES})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import gcd, inf
 from typing import Any
 
 import tvm
@@ -265,7 +265,7 @@ class IndexSpace:
             return one
         if self.is_nonnegative(one - other):
             return other
-        return self.compound("min", one, other)
+        return self._of_parts("min", one, other)
 
     def maximum(self, one: Polynomial, other: Polynomial) -> Polynomial:
         """Larger of the two."""
@@ -273,7 +273,18 @@ class IndexSpace:
             return other
         if self.is_nonnegative(one - other):
             return one
-        return self.compound("max", one, other)
+        return self._of_parts("max", one, other)
+
+    def _of_parts(self, kind: str, one: Polynomial, other: Polynomial) -> Polynomial:
+        """``min(x*c, y*c) → min(x, y)*c``, so that a division by c is seen to be exact."""
+        factor = gcd(*one.terms.values(), *other.terms.values())
+        if factor < 2:
+            return self.compound(kind, one, other)
+        parts = [
+            Polynomial({monomial: value // factor for monomial, value in number.terms.items()})
+            for number in (one, other)
+        ]
+        return self.compound(kind, *parts).times(factor)
 
     # ---- reading -------------------------------------------------------------------------------
 

@@ -83,6 +83,8 @@ def test_figure_3_of_the_paper():
         (lambda i, j: (i - 3) % 24, lambda i, j: (i + 21) % 24),
         (lambda i, j: tirx.max(i, 0), lambda i, j: i),
         (lambda i, j: tirx.min(i, 23) + tirx.max(j - 7, 0), lambda i, j: i),
+        (lambda i, j: tirx.min(i * 6, j * 3 + 9) // 3, lambda i, j: tirx.min(i * 2, j + 3)),
+        (lambda i, j: tirx.max(i * 4, 20 - j * 8) % 4, lambda i, j: 0),
         (lambda i, j: tirx.truncdiv(i, 24) + tirx.truncmod(j, 7), lambda i, j: j),
         (lambda i, j: tirx.Select(i < 24, j, i), lambda i, j: j),
         (lambda i, j: tirx.if_then_else(i >= 24, j, i), lambda i, j: i),

@@ -412,3 +412,56 @@ def test_without_simplification_the_divisions_stay():
         found = count_divisions(*indices)
         counts.append(found.divisions + found.modulos)
     assert counts[0] < counts[1]
+
+
+def gate(x, w):
+    """A gate: one half of each row times a function of the other."""
+    halves = op.split(op.matmul(x, w), 2, 1)
+    return op.multiply(relax.TupleGetItem(halves, 0), op.nn.gelu(relax.TupleGetItem(halves, 1)))
+
+
+CLEAN = (relax.transform.EliminateCommonSubexpr(), relax.transform.CanonicalizeBindings())
+
+
+def test_a_gate_computes_both_halves_at_each_point():
+    after = transformed(graph(gate, (6, 9), (9, 8)), *CLEAN, *STAGE)
+    (kernel,) = kernels(after)
+    product, last = read_stages(kernel)
+    assert product.is_reduction
+    assert [int(axis.extent) for axis in last.axes] == [6, 4]
+    assert fates(after, "multiply") == ["fused"]
+
+
+def test_halves_that_others_read_too_are_stored():
+    def body(x, w):
+        product = op.matmul(x, w)
+        first, second = (relax.TupleGetItem(op.split(product, 2, 1), n) for n in range(2))
+        return op.multiply(first, op.nn.gelu(second)), product
+
+    after = transformed(graph(body, (6, 9), (9, 8)), *CLEAN, *STAGE)
+    assert len(kernels(after)) == 2
+    (decision,) = (d for d in decisions(after, "multiply") if d.fate == "kept")
+    assert "is read by others too" in decision.reason
+
+
+def test_neighbours_that_would_be_computed_twice_are_stored():
+    def body(x, w):
+        product = op.matmul(x, w)
+        ahead = op.strided_slice(product, [0], [1], [6])
+        return op.add(ahead, op.strided_slice(product, [0], [0], [5]))
+
+    after = transformed(graph(body, (6, 9), (9, 8)), *CLEAN, *STAGE)
+    (decision,) = (d for d in decisions(after, "add") if d.fate == "kept")
+    assert "it would compute 80 elements where 48 are needed" in decision.reason
+
+
+def test_an_index_is_computed_where_it_is_used():
+    """The place of a row, as importers make it of one that may count from the end."""
+
+    def body(x, table, w):
+        place = op.where(op.less(x, const(0, "int64")), op.add(x, const(9, "int64")), x)
+        return op.matmul(op.take(table, place, 0), w)
+
+    mod = graph(body, ((5,), "int64"), (9, 64), (64, 32))
+    after = transformed(mod, *STAGE)
+    assert classes(after) == ["ILD"]

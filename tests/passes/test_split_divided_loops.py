@@ -106,3 +106,16 @@ def test_functions_without_a_schedule_stay():
                 b[v] = a[v % 8, v // 8]
 
     assert_structural_equal(split(before), before)
+
+
+def test_the_last_tile_starts_at_a_multiple_too():
+    @T.prim_func(s_tir=True)
+    def before(a: T.Buffer((28, 3, 2)), b: T.Buffer((56,))):
+        T.func_attr({"tirx.is_scheduled": True})
+        for group in T.thread_binding(4, thread="blockIdx.x"):
+            start: T.let = T.min(group * 16, 40)
+            for r in range(16):
+                b[start + r] = a[(start + r) // 2, 1, (start + r) % 2]
+
+    assert [d.split for d in inner_divisions(before)] == [2, 2]
+    assert inner_divisions(split(before)) == []

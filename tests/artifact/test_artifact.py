@@ -132,7 +132,9 @@ def test_what_a_folder_holds(compiled, stored):
     assert found == {*body["files"], "manifest.json"}
     assert {"model.so", "params.bin", "sources/kernels_0.cl"} <= found
     assert body["versions"]["tvm"] == tvm.__version__
-    assert body["inputs"] == [{"name": "x", "shape": [3, 16], "dtype": "float32", "upper": None}]
+    assert body["inputs"] == [
+        {"name": "x", "shape": [3, 16], "dtype": "float32", "upper": None, "limits": []}
+    ]
     assert [output["name"] for output in body["outputs"]] == ["y", "z"]
     for name, entry in body["files"].items():
         assert (stored / name).stat().st_size == entry["size"]

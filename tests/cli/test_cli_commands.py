@@ -44,6 +44,7 @@ def test_run_times_and_profiles(workplace, smartmem, smartmem_json, opencl_devic
         "shape": [3, 8],
         "dtype": "float32",
         "upper": None,
+        "limits": [],
     }
     code, out, _ = smartmem("run", "out", "--inputs", "x.npz", "--repeats", 1, "--profile")
     assert code == 0

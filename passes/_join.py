@@ -141,8 +141,9 @@ def join_epilogue(
     )
     indices = tuple(substitute(index, points) for index in store.indices)
     if simplify:
-        indices = tuple(simplify_value(index, sink.domain) for index in indices)
-        value = simplify_value(value, sink.domain)
+        # Where the condition does not hold, the value may be of elements that do not exist.
+        indices = tuple(simplify_value(index, sink.domain, condition) for index in indices)
+        value = simplify_value(value, sink.domain, condition)
     joined = Store(store.buffer, indices, value, condition)
     kept = [s for s in sink.stores if s.buffer in outputs]
     return Joined([*before, Stage(sink.name, sink.axes, (*kept, joined))], [*outputs, store.buffer])

@@ -122,6 +122,17 @@ def test_a_part_that_leaves_elements_out_is_stored_under_a_condition():
     assert launches(after) == ["call_tir", "call_tir_inplace"]
 
 
+def test_elements_that_are_left_out_read_nothing():
+    """Row 0 of the product has no partner in y, whose rows count from the product's second."""
+
+    def body(x, w, v, y):
+        rows = op.add(op.strided_slice(op.matmul(x, w), [0], [1], [4]), y)
+        return op.concat([rows, op.matmul(op.exp(x), v)], 0)
+
+    after = checked(graph(body, (5, 6), (6, 3), (6, 3), (3, 3)))
+    assert launches(after) == ["call_tir", "call_tir_inplace"]
+
+
 def test_kernels_that_depend_on_each_other_keep_their_order():
     def body(x, w, v):
         first = op.matmul(x, w)

@@ -24,6 +24,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from ._relax_functions import rewrite_functions
+
 CUMSUM = tvm.ir.Op.get("relax.cumsum")
 CUMPROD = tvm.ir.Op.get("relax.cumprod")
 GROUP = 64  # work-items in a group, which any device has
@@ -35,11 +37,7 @@ class LegaliseScans:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with scans written as scheduled PrimFuncs."""
-        rewriter = _Rewriter(mod)
-        for global_var, func in mod.functions.items():
-            if isinstance(func, relax.Function):
-                rewriter.builder_.update_func(global_var, rewriter.visit_expr(func))
-        return rewriter.builder_.get()
+        return rewrite_functions(mod, _Rewriter(mod))
 
 
 @mutator

@@ -30,6 +30,8 @@ from tvm_ffi import structural_equal
 
 from smartmem_tvm.errors import SmartMemError
 
+from ._relax_functions import rewrite_functions
+
 SCATTER_ND = tvm.ir.Op.get("relax.scatter_nd")
 SCATTER_ELEMENTS = tvm.ir.Op.get("relax.scatter_elements")
 
@@ -40,11 +42,7 @@ class LegaliseScatters:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with these scatters written as scheduled PrimFuncs."""
-        rewriter = _Rewriter(mod)
-        for global_var, func in mod.functions.items():
-            if isinstance(func, relax.Function):
-                rewriter.builder_.update_func(global_var, rewriter.visit_expr(func))
-        return rewriter.builder_.get()
+        return rewrite_functions(mod, _Rewriter(mod))
 
 
 @mutator

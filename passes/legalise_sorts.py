@@ -27,6 +27,7 @@ from smartmem_tvm.analysis.computation import Axis, Stage, Store
 
 from ._emit import build_prim_func
 from ._graph import Node
+from ._relax_functions import rewrite_functions
 
 LONGEST = 4096
 TOPK = tvm.ir.Op.get("relax.topk")
@@ -38,11 +39,7 @@ class LegaliseSorts:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with short sorts written as PrimFuncs."""
-        rewriter = _Rewriter(mod)
-        for global_var, func in mod.functions.items():
-            if isinstance(func, relax.Function):
-                rewriter.builder_.update_func(global_var, rewriter.visit_expr(func))
-        return rewriter.builder_.get()
+        return rewrite_functions(mod, _Rewriter(mod))
 
 
 @mutator

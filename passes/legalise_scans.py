@@ -16,6 +16,7 @@ Guarantees: the same values, added in the order of the elements; the kernels are
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import tvm
@@ -80,7 +81,9 @@ def scan(data: te.Tensor, axis: int, dtype: str, *, product: bool, exclusive: bo
         Whether each result leaves out the element at its own place.
     """
     shape = list(data.shape)
-    length, inner, outer = shape[axis], _product(shape[axis + 1 :]), _product(shape[:axis])
+    one = tirx.const(1, "int64")
+    length = shape[axis]
+    inner, outer = prod(shape[axis + 1 :], start=one), prod(shape[:axis], start=one)
 
     def generate(source: Any, target: Any) -> Any:
         read, write = T.buffer_proxy(source), T.buffer_proxy(target)
@@ -112,10 +115,3 @@ def scan(data: te.Tensor, axis: int, dtype: str, *, product: bool, exclusive: bo
         out_buffers=[tirx.decl_buffer(shape, dtype, "scanned", layout=None)],
         name="scan",
     )
-
-
-def _product(extents: list[Any]) -> Any:
-    result = tirx.const(1, "int64")
-    for extent in extents:
-        result = result * extent
-    return result

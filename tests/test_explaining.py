@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,22 +16,10 @@ from tvm.relax import op
 from smartmem_tvm.explaining import explain
 from smartmem_tvm.frontend import import_model
 
+sys.path.insert(0, str(Path(__file__).parent / "passes"))
+from relax_graphs import module
+
 OPENCL = tvm.target.Target("opencl", host="llvm")
-
-
-def module(body, *shapes):
-    builder = relax.BlockBuilder()
-    params = [
-        relax.Var(f"x{number}", relax.TensorType(list(shape), "float32"))
-        for number, shape in enumerate(shapes)
-    ]
-    with builder.function("main", params):
-        with builder.dataflow():
-            made = body(*params)
-            made = relax.Tuple(list(made)) if isinstance(made, tuple) else made
-            made = builder.emit_output(builder.emit(made))
-        builder.emit_func_output(made)
-    return builder.get()
 
 
 def explained(body, *shapes, disable=()):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tvm
@@ -12,6 +15,9 @@ from smartmem_tvm.compiler import compile as compile_model
 from smartmem_tvm.explaining import explain
 from smartmem_tvm.frontend import import_model, random_inputs
 from smartmem_tvm.pipeline import SWITCHES, pipeline
+
+sys.path.insert(0, str(Path(__file__).parent / "passes"))
+from relax_graphs import module
 
 OPENCL = tvm.target.Target("opencl", host="llvm")
 HOST = tvm.target.Target("llvm")
@@ -64,19 +70,6 @@ GRAPHS = {
     "flipped repeats": (flipped_repeats, (6, 5), (5, 4)),
     "split norm": (split_norm, (4, 8), (4, 1)),
 }
-
-
-def module(body, *shapes):
-    builder = relax.BlockBuilder()
-    params = [
-        relax.Var(f"x{number}", relax.TensorType(list(shape), "float32"))
-        for number, shape in enumerate(shapes)
-    ]
-    with builder.function("main", params):
-        with builder.dataflow():
-            made = builder.emit_output(builder.emit(body(*params)))
-        builder.emit_func_output(made)
-    return builder.get()
 
 
 def run(mod, target, device, feed, relax_pipeline="default_build"):

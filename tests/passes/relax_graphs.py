@@ -19,7 +19,12 @@ STAGE = (EliminateLayoutTransforms, MergeParallelOperators, FuseOperators)
 
 
 def graph(body: Callable[..., Any], *inputs: Any) -> tvm.IRModule:
-    """Module of PrimFuncs: ``main`` of inputs x0, x1, … returns what `body` makes of them.
+    """Module of PrimFuncs: what :func:`module` makes, legalised."""
+    return legalised(module(body, *inputs))
+
+
+def module(body: Callable[..., Any], *inputs: Any) -> tvm.IRModule:
+    """Module of operators: ``main`` of inputs x0, x1, … returns what `body` makes of them.
 
     An input is a shape, of float32, or a shape and a dtype; a body that returns a tuple makes a
     function with several outputs.
@@ -38,7 +43,7 @@ def graph(body: Callable[..., Any], *inputs: Any) -> tvm.IRModule:
             made = builder.emit(relax.Tuple(list(made)) if isinstance(made, tuple) else made)
             made = builder.emit_output(made)
         builder.emit_func_output(made)
-    return legalised(builder.get())
+    return builder.get()
 
 
 def legalised(mod: tvm.IRModule) -> tvm.IRModule:

@@ -29,6 +29,7 @@ from tvm.target import Target
 
 from smartmem_tvm.analysis import is_host_function
 from smartmem_tvm.analysis.footprint import record_footprint
+from smartmem_tvm.analysis.fused_kernel import NotAKernel
 from smartmem_tvm.errors import SmartMemError
 
 REFUSALS = "smartmem.schedule_refusals"
@@ -107,7 +108,7 @@ def _schedule(func: tirx.PrimFunc, target: Target, rules: Sequence[ScheduleRule]
         name = getattr(rule, "name", type(rule).__name__)
         try:
             found = rule.apply(func, target, False)
-        except (RuleDeclined, ScheduleError) as error:
+        except (RuleDeclined, NotAKernel, ScheduleError) as error:
             reasons.append(f"{name}: {first_line(error)}")
             continue
         if found is None:

@@ -11,10 +11,10 @@ from tvm.tirx import BufferLoad, ForKind
 from tvm_ffi import structural_map
 
 from smartmem_tvm.analysis.computation import Axis
-from smartmem_tvm.analysis.expressions import uses
+from smartmem_tvm.analysis.expressions import const, dtype_of, uses
 
 from .lanes import Lane
-from .statements import const, dtype_of, loop, loops, private, sequence
+from .statements import loop, loops, private, sequence
 
 
 class Builder:

@@ -9,15 +9,14 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-from smartmem_tvm.analysis.expressions import substitute, uses
+from smartmem_tvm.analysis.expressions import const, static, substitute, uses
+from smartmem_tvm.analysis.fused_kernel import Kernel, NotAKernel, read_kernel
+from smartmem_tvm.analysis.kernel_work import Work, bounds_of, list_work
 
-from .accesses import Work, bounds_of, list_work
 from .base import RuleDeclined
-from .kernel import Kernel, read_kernel
 from .lanes import Lane
 from .limits import ScheduleLimits
 from .regroup import regroup
-from .statements import const, static
 from .tile import Tile
 
 # In units of one vector instruction. A gathered lane is a scalar load and an insertion; a lane
@@ -32,7 +31,7 @@ START = 20.0
 REDUCE_LANES = 4.0
 
 
-_last: list[tuple[tirx.PrimFunc, ScheduleLimits, Costs | RuleDeclined]] = []
+_last: list[tuple[tirx.PrimFunc, ScheduleLimits, Costs | NotAKernel]] = []
 
 
 def costs_of(func: tirx.PrimFunc, limits: ScheduleLimits) -> Costs:
@@ -41,14 +40,14 @@ def costs_of(func: tirx.PrimFunc, limits: ScheduleLimits) -> Costs:
     The last answer is kept: rules ask one after the other for the same function.
     """
     if not _last or not _last[0][0].same_as(func) or _last[0][1] != limits:
-        answer: Costs | RuleDeclined
+        answer: Costs | NotAKernel
         try:
             answer = Costs(regroup(read_kernel(func)), limits)
-        except RuleDeclined as error:
+        except NotAKernel as error:
             answer = error
         _last[:] = [(func, limits, answer)]
     found = _last[0][2]
-    if isinstance(found, RuleDeclined):
+    if isinstance(found, NotAKernel):
         raise RuleDeclined(str(found))
     return found
 

@@ -26,25 +26,14 @@ from tvm.tirx import BufferLoad, ForKind
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from smartmem_tvm.analysis.computation import Axis, Stage, replace_loads
-from smartmem_tvm.analysis.expressions import substitute, uses
+from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
+from smartmem_tvm.analysis.fused_kernel import Kernel, point_of
 
 from .builder import Builder
 from .grid import Grid
-from .kernel import Kernel, point_of
 from .lanes import Lane
 from .partial import Partial, partial_of
-from .statements import (
-    both,
-    const,
-    dtype_of,
-    kernel_function,
-    loop,
-    loops,
-    sequence,
-    static,
-    when,
-    work_item,
-)
+from .statements import both, kernel_function, loop, loops, sequence, when, work_item
 from .team import share_of, together
 from .tile import Tile
 

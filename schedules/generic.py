@@ -5,9 +5,10 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 from tvm.target import Target
 
+from smartmem_tvm.analysis.fused_kernel import read_kernel
+
 from .base import RuleDeclined
 from .emit import WorkItem
-from .kernel import read_kernel
 from .limits import limits_of
 from .tile import Tile
 from .work import least_operations

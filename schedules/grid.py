@@ -20,9 +20,9 @@ import tvm
 from tvm import sym, tirx
 
 from smartmem_tvm.analysis.computation import Axis
-from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
 
-from .statements import bound, const, dtype_of, sequence, static, when
+from .statements import bound, sequence, when
 from .tile import Tile
 
 

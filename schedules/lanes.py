@@ -25,9 +25,9 @@ from tvm.ir.prim import expr as prim
 from tvm.tirx import BufferLoad
 from tvm_ffi import structural_equal, structural_walk
 
-from smartmem_tvm.analysis.expressions import substitute, uses
+from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 
-from .statements import const, dtype_of, private, static
+from .statements import private
 
 _COMPARISONS = (prim.LT, prim.LE, prim.GT, prim.GE, prim.EQ, prim.NE)
 _CONNECTIVES = (prim.And, prim.Or, prim.Not)

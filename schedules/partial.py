@@ -23,10 +23,9 @@ from tvm.ir.prim import expr as prim
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.computation import Axis, Stage, Store
-from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
 
 from .lanes import Lane
-from .statements import const, dtype_of, static
 
 _OPERATORS = (prim.Add, prim.Mul, prim.Max, prim.Min)
 

@@ -20,12 +20,11 @@ from tvm.ir.prim import expr as prim
 from tvm_ffi import structural_map, structural_walk
 
 from smartmem_tvm.analysis.computation import Axis, Stage, Store
-from smartmem_tvm.analysis.expressions import substitute, uses
+from smartmem_tvm.analysis.expressions import const, static, substitute, uses
+from smartmem_tvm.analysis.fused_kernel import Kernel
+from smartmem_tvm.analysis.kernel_work import bounds_of, list_work
 
-from .accesses import bounds_of, list_work
-from .kernel import Kernel
 from .lanes import Lane
-from .statements import const, static
 
 
 def regroup(kernel: Kernel) -> Kernel:

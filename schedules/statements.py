@@ -10,24 +10,9 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import ForKind
 
-from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.expressions import const, substitute
 
 TRUE = tirx.IntImm("bool", 1)
-
-
-def static(extent: Any) -> int | None:
-    """Extent as an int, None when it is symbolic."""
-    return int(extent) if isinstance(extent, (int, tirx.IntImm)) else None
-
-
-def dtype_of(expr: Any) -> str:
-    """Type of an expression, or of the elements of a buffer."""
-    return str(getattr(expr.ty.dtype, "dtype", expr.ty.dtype))
-
-
-def const(value: int, like: Any) -> tirx.IntImm:
-    """Integer constant of the type of `like`."""
-    return tirx.IntImm(dtype_of(like), value)
 
 
 def loop(var: Any, extent: Any, body: Any, kind: ForKind = ForKind.SERIAL) -> tirx.For:

@@ -22,11 +22,11 @@ from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad
 
 from smartmem_tvm.analysis.computation import Axis, Stage
-from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
 
 from .builder import Builder
 from .partial import neutral, split_update
-from .statements import const, dtype_of, loop, private, sequence, static, when
+from .statements import loop, private, sequence, when
 
 
 def barrier() -> Any:

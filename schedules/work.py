@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .kernel import Kernel
-from .statements import static
+from smartmem_tvm.analysis.expressions import static
+from smartmem_tvm.analysis.fused_kernel import Kernel
 
 
 def least_operations(kernel: Kernel) -> int:

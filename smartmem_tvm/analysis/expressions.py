@@ -1,10 +1,11 @@
-"""Variables and loads in expressions: replacing them and finding them."""
+"""Variables, loads and constants in expressions: replacing, finding and making them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import tvm
+from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_map, structural_walk
 
@@ -28,3 +29,18 @@ def loads_of(expr: Any) -> list[TensorLoad]:
     found: list[TensorLoad] = []
     structural_walk(expr, (TensorLoad, found.append))
     return found
+
+
+def static(extent: Any) -> int | None:
+    """Extent as an int, None when it is symbolic."""
+    return int(extent) if isinstance(extent, (int, tirx.IntImm)) else None
+
+
+def dtype_of(expr: Any) -> str:
+    """Type of an expression, or of the elements of a buffer."""
+    return str(getattr(expr.ty.dtype, "dtype", expr.ty.dtype))
+
+
+def const(value: int, like: Any) -> tirx.IntImm:
+    """Integer constant of the type of `like`."""
+    return tirx.IntImm(dtype_of(like), value)

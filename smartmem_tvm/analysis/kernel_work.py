@@ -15,12 +15,10 @@ from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_equal, structural_visit
 
-from smartmem_tvm.analysis.computation import Stage
-from smartmem_tvm.analysis.expressions import substitute, uses
-
-from .kernel import Kernel, point_of
-from .lanes import IF_THEN_ELSE
-from .statements import const, static
+from .computation import Stage
+from .expressions import const, static, substitute, uses
+from .fused_kernel import Kernel, point_of
+from .index_reading import IF_THEN_ELSE
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A fused kernel as schedule rules see it: reductions that feed one data-parallel sink.
+"""A fused kernel as schedules and layouts see it: reductions that feed one data-parallel sink.
 
 ::
 
@@ -15,13 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import tvm_ffi
 from tvm import tirx
 from tvm.ir.prim import expr as prim
 from tvm.s_tir import SBlock
 from tvm.tirx import BufferLoad
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
-from smartmem_tvm.analysis.computation import (
+from .computation import (
     Axis,
     OpaqueReason,
     Stage,
@@ -33,14 +34,16 @@ from smartmem_tvm.analysis.computation import (
     replace_loads,
     substitute_in_stage,
 )
-from smartmem_tvm.analysis.expressions import loads_of, substitute
-
-from .base import RuleDeclined
-from .statements import dtype_of
+from .expressions import dtype_of, loads_of, substitute
 
 # Elementwise values are copied into their readers as long as the copies stay small: a value of
 # this many nodes, all copies together. Larger ones are computed once into a register.
 MOST_COPIED_NODES = 2000
+
+
+@tvm_ffi.register_error  # so that it passes through callbacks of TVM as itself
+class NotAKernel(Exception):
+    """A function is not a list of reductions and a sink; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,15 @@ class Kernel:
 
 
 def read_kernel(func: tirx.PrimFunc) -> Kernel:
-    """Kernel of an unscheduled function; RuleDeclined when it has another form."""
+    """Kernel of an unscheduled function; NotAKernel when it has another form."""
     stages = read_stages(_without_bindings(func))
     if isinstance(stages, OpaqueReason):
-        raise RuleDeclined(stages.reason)
+        raise NotAKernel(stages.reason)
     stages = [_plain_booleans(stage) for stage in stages]
     outputs = {p for p in func.params if isinstance(p, tirx.Buffer)}
     stages, sinks = _sinks_of(stages, outputs)
     if not sinks:
-        raise RuleDeclined("no block writes an output")
+        raise NotAKernel("no block writes an output")
     for stage in stages:
         _check(stage)
     stages = _inline([*stages, *sinks])
@@ -178,17 +181,17 @@ def _check(stage: Stage) -> None:
             if any(index.same_as(var) for var in left):
                 left = [var for var in left if not var.same_as(index)]
             elif not is_int(index, 0):
-                raise RuleDeclined(f"block '{stage.name}' writes through the index {index}")
+                raise NotAKernel(f"block '{stage.name}' writes through the index {index}")
         extents = {axis.var: axis.extent for axis in stage.axes}
         if store.condition is not None or any(not is_int(extents[var], 1) for var in left):
-            raise RuleDeclined(f"block '{stage.name}' does not write each element once")
+            raise NotAKernel(f"block '{stage.name}' does not write each element once")
     own = [store.buffer for store in stage.stores]
     for store in stage.stores if stage.is_reduction else ():
         for load in loads_of(store.value):
             if load.source not in own:
                 continue
             if not load.source.same_as(store.buffer) or not _same_element(store, load.indices):
-                raise RuleDeclined(f"block '{stage.name}' reads other elements that it makes")
+                raise NotAKernel(f"block '{stage.name}' reads other elements that it makes")
 
 
 def _sinks_of(stages: list[Stage], outputs: set[Any]) -> tuple[list[Stage], list[Stage]]:
@@ -200,7 +203,7 @@ def _sinks_of(stages: list[Stage], outputs: set[Any]) -> tuple[list[Stage], list
             internal.append(stage)
             continue
         if not all(store.buffer in outputs for store in stage.stores):
-            raise RuleDeclined(f"block '{stage.name}' writes outputs and intermediate values")
+            raise NotAKernel(f"block '{stage.name}' writes outputs and intermediate values")
         later = [load.source for s in stages[index + 1 :] for load in s.loads()]
         if not stage.is_reduction and not any(s.buffer in later for s in stage.stores):
             sinks.append(stage)
@@ -222,7 +225,7 @@ def _sinks_of(stages: list[Stage], outputs: set[Any]) -> tuple[list[Stage], list
 
             def own(load: Any, store: Store = store, buffer: Any = buffer, at: Any = at) -> Any:
                 if not _same_element(store, load):
-                    raise RuleDeclined("a reduction reads other elements that it makes")
+                    raise NotAKernel("a reduction reads other elements that it makes")
                 return BufferLoad(buffer, at)
 
             value = replace_loads(store.value, {store.buffer: own})
@@ -290,7 +293,7 @@ def _one_sink(sinks: list[Stage]) -> Stage:
     stores = list(first.stores)
     for other in others:
         if not _same([a.extent for a in first.axes], [a.extent for a in other.axes]):
-            raise RuleDeclined(
+            raise NotAKernel(
                 f"blocks '{first.name}' and '{other.name}' write outputs over different domains"
             )
         values: dict[Any, Any] = {

@@ -20,6 +20,8 @@ from .legalise_sorts import LegaliseSorts
 from .mark_scheduled import MarkScheduled
 from .merge_parallel_operators import MergeParallelOperators
 from .narrow_indices import NarrowIndices
+from .rewrite_layouts import RewriteLayouts
+from .select_layouts import SelectLayouts
 from .simplify_indices import SimplifyIndices
 from .split_divided_loops import SplitDividedLoops
 from .stage_texture_stores import StageTextureStores
@@ -39,6 +41,8 @@ __all__ = [
     "MarkScheduled",
     "MergeParallelOperators",
     "NarrowIndices",
+    "RewriteLayouts",
+    "SelectLayouts",
     "SimplifyIndices",
     "SplitDividedLoops",
     "StageTextureStores",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock, SBlockRealize
@@ -20,6 +21,7 @@ from smartmem_tvm.analysis.computation import (
     with_fresh_axes,
 )
 from smartmem_tvm.analysis.expressions import loads_of
+from smartmem_tvm.analysis.layouts import LAYOUTS
 from smartmem_tvm.upstream import nonnegative_dividends
 
 from ._graph import Graph, Node, OpaqueNode, read_graph
@@ -217,6 +219,10 @@ class _Writer:
         inputs = [buffer for buffer in node.inputs() if buffer not in previous]
         parameters = [*inputs, *node.inplace]
         symbols = _free_symbols(node, parameters)
+        if node.layouts:
+            made = [buffer for buffer in node.outputs if buffer not in parameters]
+            places = [*parameters, *(None for _ in symbols), *made]
+            node.attrs = {**node.attrs, LAYOUTS: [node.layouts.get(b) for b in places]}
         global_var = self._function(node, parameters, symbols)
         types = [relax.TensorType(list(b.shape), str(b.dtype)) for b in node.outputs]
         arguments = relax.Tuple([*(self.exprs[b] for b in [*inputs, *previous]), *symbols])
@@ -240,7 +246,9 @@ class _Writer:
         structure = [inputs, symbols, node.outputs, *map(structure_of, node.stages)]
         bucket = self.functions.setdefault(structural_hash(structure, map_free_vars=True), [])
         for known, attrs, global_var in bucket:
-            if attrs == node.attrs and structural_equal(known, structure, map_free_vars=True):
+            if _same_attrs(attrs, node.attrs) and structural_equal(
+                known, structure, map_free_vars=True
+            ):
                 return global_var
         func = build_prim_func(node, inputs, symbols)
         global_var = self.builder.add_func(func, node.name.rstrip("0123456789_") or node.name)
@@ -280,6 +288,12 @@ class _Writer:
         return [var for var in found if self.graph.variables.get(var) is not None]
 
 
+def _same_attrs(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        structural_equal(tvm_ffi.convert(one[name]), tvm_ffi.convert(other[name])) for name in one
+    )
+
+
 def _free_symbols(node: Node, inputs: list[Any]) -> list[Any]:
     """Shape variables that no parameter's shape defines."""
     defined = {
@@ -314,16 +328,18 @@ def write_block(graph: Graph, builder: relax.BlockBuilder) -> relax.DataflowBloc
     return _Writer(graph, builder).write()
 
 
-def rewrite_blocks(mod: tvm.IRModule, rewrite: Callable[[Graph], object]) -> tvm.IRModule:
+def rewrite_blocks(
+    mod: tvm.IRModule, rewrite: Callable[[Graph], object], *, in_place: bool = False
+) -> tvm.IRModule:
     """Module in which ``rewrite(graph)`` has changed the graph of every dataflow block.
 
     PrimFuncs are written anew and take the plain names again; those that nobody calls any more are
-    left out.
+    left out. `in_place` is that of :func:`read_graph`.
     """
     graphs: dict[Any, Graph] = {}
     for func in mod.functions.values():
         for block in _dataflow_blocks(func):
-            graph = read_graph(mod, block)
+            graph = read_graph(mod, block, in_place=in_place)
             rewrite(graph)
             graph.sort()
             graphs[block] = graph

@@ -29,8 +29,11 @@ from smartmem_tvm.analysis.computation import (
     with_fresh_axes,
 )
 from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.layouts import LAYOUTS
+from smartmem_tvm.errors import SmartMemError
 
 CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+CALL_TIR_INPLACE = tvm.ir.Op.get("relax.call_tir_inplace")
 
 
 @dataclass(eq=False)
@@ -50,6 +53,10 @@ class Node:
     inplace
         Outputs that it writes a part of only, each with the buffer that holds the other parts: the
         output is that buffer's memory.
+    layouts
+        Index maps of the buffers that are not to lie row by row (:mod:`.rewrite_layouts`).
+    origin
+        The function that it was read from, and what each of its parameters stands for.
     """
 
     name: str
@@ -58,6 +65,8 @@ class Node:
     operators: list[str] = field(default_factory=list)
     attrs: dict[str, Any] = field(default_factory=dict)
     inplace: dict[Any, Any] = field(default_factory=dict)
+    layouts: dict[Any, Any] = field(default_factory=dict)
+    origin: tuple[Any, list[Any]] | None = None
 
     def inputs(self) -> list[Any]:
         """Buffers that it needs and does not make, in the order of first use."""
@@ -156,10 +165,11 @@ class Graph:
 
 
 class _Reader:
-    def __init__(self, mod: tvm.IRModule) -> None:
+    def __init__(self, mod: tvm.IRModule, *, in_place: bool) -> None:
         self.mod = mod
+        self.in_place = in_place
         self.values: dict[Any, Any] = {}  # relax variable → buffer, or tuple of buffers
-        self.constants: list[tuple[Any, Any]] = []
+        self.constants: dict[Any, Any] = {}
         self.graph = Graph([], {}, {})
         self.stages: dict[Any, list[Stage] | OpaqueReason] = {}
         self.part_names: dict[tuple[Any, int], str] = {}  # (tuple, index) → the part's variable
@@ -174,13 +184,10 @@ class _Reader:
             made = self.values[expr]
             return None if isinstance(made, tuple) else made
         if isinstance(expr, GenericConst):
-            for constant, buffer in self.constants[-64:]:
-                if constant.same_as(expr):
-                    return buffer
-            buffer = self.declare(expr.ty, "constant")
-            self.constants.append((expr, buffer))
-            self.graph.external[buffer] = expr
-            return buffer
+            if expr not in self.constants:
+                self.constants[expr] = buffer = self.declare(expr.ty, "constant")
+                self.graph.external[buffer] = expr
+            return self.constants[expr]
         return None
 
     def declare(self, ty: Any, name: str) -> Any:
@@ -258,8 +265,13 @@ class _Reader:
 
     def _read_call(self, binding: Any) -> Node | str | None:
         call = binding.value
-        if not isinstance(call, relax.Call) or not call.op.same_as(CALL_TIR):
+        if not isinstance(call, relax.Call):
             return None
+        inplace = call.op.same_as(CALL_TIR_INPLACE)
+        if not inplace and not call.op.same_as(CALL_TIR):
+            return None
+        if inplace and not self.in_place:
+            return "it writes into the memory of an operand"
         global_var, arguments = call.args[0], call.args[1]
         func = self.mod[global_var]
         if global_var not in self.stages:
@@ -275,7 +287,16 @@ class _Reader:
         outputs = list(made) if isinstance(made, tuple) else [made]
         if any(buffer is None for buffer in (*reads, *outputs)):
             return "a tensor has no known shape"
-        values = _bind(func.params, [*reads, *outputs])
+        written = {
+            int(place): number
+            for number, place in enumerate(call.attrs.inplace_indices if inplace else [])
+            if int(place) >= 0
+        }
+        if any(reads.count(reads[place]) > 1 for place in written):
+            return "it reads, as another operand, the memory that it writes into"
+        parameters = [outputs[written[n]] if n in written else b for n, b in enumerate(reads)]
+        parameters += [b for n, b in enumerate(outputs) if n not in written.values()]
+        values = _bind(func.params, parameters)
         if values is None:
             return "its parameters do not match its arguments"
         self.values[binding.var] = made
@@ -284,6 +305,9 @@ class _Reader:
             [with_fresh_axes(stage, values) for stage in stages],
             outputs,
             [binding.var.name],
+            inplace={outputs[number]: reads[place] for place, number in written.items()},
+            layouts=_layouts_of(func, global_var.name_hint, parameters),
+            origin=(global_var, parameters),
         )
         internal: dict[Any, Any] = {}
         for stage in node.stages:
@@ -299,6 +323,17 @@ class _Reader:
         if internal:
             node.stages = [substitute_in_stage(stage, internal) for stage in node.stages]
         return node
+
+
+def _layouts_of(func: tirx.PrimFunc, name: str, parameters: list[Any]) -> dict[Any, Any]:
+    """Index map of each buffer that the function's attribute gives one."""
+    maps = func.attrs.get(LAYOUTS) or [None] * len(parameters)
+    if len(maps) != len(parameters):
+        raise SmartMemError(
+            f"the attribute {LAYOUTS} of function '{name}' has {len(maps)} entries, but it has "
+            f"{len(parameters)} parameters: give each an index map or None"
+        )
+    return {b: m for b, m in zip(parameters, maps, strict=True) if m is not None}
 
 
 def _bind(params: Any, arguments: list[Any]) -> dict[Any, Any] | None:
@@ -317,9 +352,13 @@ def _bind(params: Any, arguments: list[Any]) -> dict[Any, Any] | None:
     return values
 
 
-def read_graph(mod: tvm.IRModule, block: relax.DataflowBlock) -> Graph:
-    """Graph of a dataflow block."""
-    reader = _Reader(mod)
+def read_graph(mod: tvm.IRModule, block: relax.DataflowBlock, *, in_place: bool = False) -> Graph:
+    """Graph of a dataflow block.
+
+    Kernels that write into an operand's memory are nodes with `in_place`; without it they are
+    opaque, for the passes that join kernels: joined, they would write before others have read.
+    """
+    reader = _Reader(mod, in_place=in_place)
     graph = reader.read(block)
     graph.variables = reader.values
     return graph

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from tvm.target import Target
 
-from smartmem_tvm.devices import AUTO, DeviceProfile, profile_from_target, resolve_profile
-from smartmem_tvm.errors import DeviceError
+from smartmem_tvm.devices import profile_for
 
 
 @dataclass(frozen=True)
@@ -45,31 +44,13 @@ def limits_of(target: Target) -> ScheduleLimits:
 
     A target that no known profile made gets cautious figures, legal on any device.
     """
-    profile = profile_from_target(target)
-    if profile is None and str(target.attrs.get("model")) == AUTO:
-        profile = _this_device()
-    if profile is None:
-        vector_width, register_tile, subgroup = 4, (4, 4), 1
-        default_group, local_bytes = 256, 0
-    else:
-        vector_width = profile.compute.vector_width
-        register_tile = profile.compute.register_tile
-        subgroup = profile.work_group.subgroup_size
-        default_group = profile.work_group.default_size
-        local_bytes = profile.local_memory.bytes
+    profile = profile_for(target)
     group = target.attrs.get("max_num_threads")
     local = target.attrs.get("max_shared_memory_per_block")
     return ScheduleLimits(
-        default_group if group is None else int(group),
-        vector_width,
-        register_tile,
-        local_bytes if local is None else int(local),
-        subgroup,
+        profile.work_group.default_size if group is None else int(group),
+        profile.compute.vector_width,
+        profile.compute.register_tile,
+        profile.local_memory.bytes if local is None else int(local),
+        profile.work_group.subgroup_size,
     )
-
-
-def _this_device() -> DeviceProfile | None:
-    try:
-        return resolve_profile(AUTO)
-    except DeviceError:  # compiled for a device elsewhere, and this machine has none
-        return None

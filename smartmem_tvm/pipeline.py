@@ -7,9 +7,10 @@ Its stages, in order::
     2 cast_to_half  float16 storage (only for dtype float16)
     3 legalise      operators become PrimFuncs
     4 eliminate     layout transforms become index maps; parallel and elementwise operators join
-    5 schedule      every PrimFunc gets loops bound to threads; reshapes become views
-    6 verify        nothing is left that the device could not run
-    7 lower         textures flattened, memory planned, VM instructions
+    5 layouts       every tensor is stored the way that its readers want it
+    6 schedule      every PrimFunc gets loops bound to threads; reshapes become views
+    7 verify        nothing is left that the device could not run
+    8 lower         textures flattened, memory planned, VM instructions
 
 Stages hold TVM's own passes where this package has none yet. Each is a list of ordinary passes in
 a named ``Sequential``, so pass instruments (timing, dumps) see every one of them.
@@ -45,6 +46,8 @@ from .passes import (
     MarkScheduled,
     MergeParallelOperators,
     NarrowIndices,
+    RewriteLayouts,
+    SelectLayouts,
     SimplifyIndices,
     SplitDividedLoops,
     StageTextureStores,
@@ -70,6 +73,7 @@ SWITCHES = {
     "eliminate": "relayouts and selections become index maps; concatenations are made in place",
     "merge": "parallel contractions and reductions of one input share a kernel",
     "fuse": "elementwise operators join the kernels before or after them",
+    "layouts": "tensors are stored in the order in which their readers reduce over them",
     "simplify": "composed index maps are simplified, and once more when all is joined",
 }
 LOWERED_FOR = "smartmem.lowered_for"
@@ -153,6 +157,13 @@ def _eliminate(_target: Target, disable: Collection[str]) -> list[Pass]:
     ]
 
 
+def _layouts(_target: Target, disable: Collection[str]) -> list[Pass]:
+    if "layouts" in disable:
+        return []
+    rewrite = RewriteLayouts(simplify="simplify" not in disable)
+    return [SelectLayouts(), rewrite, ClassifyOperators()]
+
+
 def _schedule(_target: Target, disable: Collection[str]) -> list[Pass]:
     # A reshape that moves nothing is a view: no kernel, hence no schedule. Chains of several
     # are recognised only after the schedule has made one block of them.
@@ -210,6 +221,7 @@ def pipeline_stages(
     stages += [
         ("legalise", _legalise),
         ("eliminate", lambda target: _eliminate(target, left_out)),
+        ("layouts", lambda target: _layouts(target, left_out)),
         ("schedule", lambda target: _schedule(target, left_out)),
         ("verify", _verify),
         ("lower", _lower),

@@ -6,7 +6,7 @@ local device means that profile's scopes, limits and choices, run here.
 
 from __future__ import annotations
 
-from .detect import profile_from_device, resolve_profile
+from .detect import profile_for, profile_from_device, resolve_profile
 from .reader import profile_from_dict, read_profile
 from .registry import AUTO, built_in_profiles, list_profiles, load_profile, profile_from_target
 from .schema import DeviceProfile, TextureLimits
@@ -18,6 +18,7 @@ __all__ = [
     "built_in_profiles",
     "list_profiles",
     "load_profile",
+    "profile_for",
     "profile_from_device",
     "profile_from_dict",
     "profile_from_target",

@@ -7,11 +7,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
+import tvm
+
 from smartmem_tvm import runtime
 from smartmem_tvm.errors import DeviceError
 
 from . import schema
-from .registry import AUTO, built_in_profiles, list_profiles, load_profile
+from .registry import (
+    AUTO,
+    built_in_profiles,
+    list_profiles,
+    load_profile,
+    profile_from_target,
+)
 
 
 class DeviceFacts(Protocol):
@@ -47,7 +55,7 @@ class DeviceFacts(Protocol):
 
 # For a device that no built-in profile describes: small enough to be right on any GPU of the
 # last ten years. Subgroup size 1 claims no lock-step execution.
-_UNKNOWN = schema.DeviceProfile(
+CAUTIOUS = schema.DeviceProfile(
     name="unknown",
     description="any OpenCL device",
     match=schema.Match("gpu"),
@@ -76,7 +84,7 @@ def _nearest(info: DeviceFacts, known: Iterable[schema.DeviceProfile]) -> schema
     for profile in of_type:
         if not profile.match.names:
             return profile
-    return _UNKNOWN
+    return CAUTIOUS
 
 
 def profile_from_device(
@@ -103,7 +111,7 @@ def profile_from_device(
     base = _nearest(info, built_in_profiles() if known is None else known)
     texture = _texture(info, base)
     dims = (*info.max_work_item_sizes, 1, 1, 1)[:3]
-    lent = f"figures of profile '{base.name}'" if base is not _UNKNOWN else "cautious estimate"
+    lent = f"figures of profile '{base.name}'" if base is not CAUTIOUS else "cautious estimate"
     reported = f"reported by the driver of '{info.name}'"
     return replace(
         base,
@@ -173,6 +181,22 @@ def resolve_profile(
         f"the limits of OpenCL device {chosen.index} cannot be read, because TVM's own OpenCL "
         f"runtime is in use. Name a profile instead of '{AUTO}': {', '.join(list_profiles())}"
     )
+
+
+def profile_for(target: tvm.target.Target | None) -> schema.DeviceProfile:
+    """Profile that a target was made from.
+
+    A target of ``auto`` gets the profile of the device of this machine. For what no profile made,
+    and for ``auto`` on a machine without a device, the figures are cautious: right on any GPU of
+    the last ten years.
+    """
+    found = None if target is None else profile_from_target(target)
+    if found is None and target is not None and str(target.attrs.get("model")) == AUTO:
+        try:
+            found = resolve_profile(AUTO)
+        except DeviceError:  # compiled for a device elsewhere, and this machine has none
+            found = None
+    return CAUTIOUS if found is None else found
 
 
 def _texture(info: DeviceFacts, base: schema.DeviceProfile) -> schema.TextureLimits | None:

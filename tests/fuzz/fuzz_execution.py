@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 import tvm
 from fuzz_graphs import Graph
+from fuzz_layouts import RandomLayouts
 from fuzz_reference import IllConditionedError, reference
 from fuzz_relax import to_relax
 from tvm import relax
 from tvm.relax.backend import gpu_generic
 
 from smartmem_tvm.execution import build_kernels, opencl_modules
+from smartmem_tvm.passes import ClassifyOperators, RewriteLayouts
 from smartmem_tvm.pipeline import pipeline_stages
 
 RELATIVE = 2e-4
 PROFILE = "cpu"
+LESS: tuple[tuple[str, ...], ...] = ((), ("fuse",), (), ("fuse", "eliminate"))
 
 
 class WrongNumbersError(AssertionError):
@@ -29,21 +33,38 @@ class WideIndexError(AssertionError):
     """A kernel of bounded symbolic shapes computes indices in 64 bits."""
 
 
-def eliminated(graph: Graph, disable: Collection[str] = ()) -> tvm.IRModule:
-    """The graph's module after the stage that eliminates and fuses, not scheduled."""
-    mod = to_relax(graph)
+def kernels_of(
+    graph: Graph,
+    disable: Collection[str] = (),
+    drawn: Counter[str] | None = None,
+    *,
+    scheduled: bool = False,
+) -> tvm.IRModule:
+    """The graph's module after the stage that chooses layouts, or after all of them.
+
+    With `drawn` layouts are random in place of chosen ones, and counted there; if nothing is to be
+    disabled, something is for every other graph, so that more tensors lie between kernels.
+    """
+    if drawn is not None and not disable:
+        disable = LESS[graph.seed % len(LESS)]
+    mod = to_relax(graph, negated_twice=drawn is not None)
     target = tvm.target.Target("opencl", host="llvm")
     with target:
         for name, passes in pipeline_stages(target, disable=disable):
-            if name == "schedule":
+            if name == "schedule" and not scheduled:
                 break
+            if name == "layouts" and drawn is not None:
+                rewrite = RewriteLayouts(simplify="simplify" not in disable)
+                passes = [RandomLayouts(graph.seed, drawn), rewrite, ClassifyOperators()]
             mod = tvm.transform.Sequential(passes)(mod)
     return mod
 
 
-def run_on_host(graph: Graph, disable: Collection[str] = ()) -> list[np.ndarray]:
+def run_on_host(
+    graph: Graph, disable: Collection[str] = (), drawn: Counter[str] | None = None
+) -> list[np.ndarray]:
     """Outputs of the unscheduled kernels, compiled for this processor by LLVM."""
-    mod = eliminated(graph, disable)
+    mod = kernels_of(graph, disable, drawn)
     target = tvm.target.Target("llvm")
     with target, tvm.transform.PassContext(config={"tirx.disable_vectorize": True}):
         passes = [*gpu_generic.dataflow_lower_passes(target), *gpu_generic.finalize_passes(target)]
@@ -52,13 +73,15 @@ def run_on_host(graph: Graph, disable: Collection[str] = ()) -> list[np.ndarray]
     return _run(graph, executable, tvm.cpu())
 
 
-def run_on_device(graph: Graph, device: Any, disable: Collection[str] = ()) -> list[np.ndarray]:
+def run_on_device(
+    graph: Graph,
+    device: Any,
+    disable: Collection[str] = (),
+    drawn: Counter[str] | None = None,
+) -> list[np.ndarray]:
     """Outputs of the whole pipeline on an OpenCL device."""
-    mod = to_relax(graph)
+    mod = kernels_of(graph, disable, drawn, scheduled=True)
     target = tvm.target.Target("opencl", host="llvm")
-    with target:
-        for _, passes in pipeline_stages(target, disable=disable):
-            mod = tvm.transform.Sequential(passes)(mod)
     nothing = tvm.transform.Sequential([])
     executable = relax.build(mod, target, relax_pipeline=nothing, tir_pipeline="smartmem")
     check_index_width(graph, executable)

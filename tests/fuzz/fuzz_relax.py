@@ -63,8 +63,11 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 
-def to_relax(graph: Graph) -> tvm.IRModule:
-    """Module whose "main" takes the graph's inputs and returns its outputs, always as a tuple."""
+def to_relax(graph: Graph, *, negated_twice: bool = False) -> tvm.IRModule:
+    """Module whose "main" takes the graph's inputs and returns its outputs, always as a tuple.
+
+    With `negated_twice` every output is, so that none is a tensor of the graph itself.
+    """
     batch = tirx.Var("n", "int64")
 
     def extents(shape: Any) -> list[Any]:
@@ -91,7 +94,10 @@ def to_relax(graph: Graph) -> tvm.IRModule:
                 else:
                     for number, name in enumerate(step.makes):
                         known[name] = builder.emit(relax.TupleGetItem(made, number))
-            result = builder.emit_output(relax.Tuple([known[name] for name in graph.outputs]))
+            outputs = [known[name] for name in graph.outputs]
+            for _ in range(2 * negated_twice):
+                outputs = [builder.emit(relax.op.negative(output)) for output in outputs]
+            result = builder.emit_output(relax.Tuple(outputs))
         builder.emit_func_output(result)
     mod = builder.finalize()
     if graph.n:

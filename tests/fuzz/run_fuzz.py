@@ -6,6 +6,7 @@
     python tests/fuzz/run_fuzz.py --count 100 --mode device          the whole pipeline on OpenCL
     python tests/fuzz/run_fuzz.py --count 100 --mode device --symbolic   also: 32-bit indices
     python tests/fuzz/run_fuzz.py --disable fuse --count 200
+    python tests/fuzz/run_fuzz.py --layouts --count 1000             a random layout for each tensor
     python tests/fuzz/run_fuzz.py --again build/fuzz/1-17.json       one saved graph, with traceback
 
 Graphs run in worker processes, so that a crash or a hang costs one graph. What fails is saved under
@@ -24,7 +25,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from fuzz_execution import compare, eliminated, failure, run_on_device, run_on_host
+from fuzz_execution import compare, failure, kernels_of, run_on_device, run_on_host
 from fuzz_graphs import Graph
 from fuzz_minimise import minimise
 from fuzz_reference import IllConditionedError, reference
@@ -66,6 +67,9 @@ def main() -> int:
         "mode": options.mode,
         "seed": options.seed,
         "disable": options.disable,
+        "random_layouts": {
+            key.removeprefix("layout "): total[key] for key in total if key.startswith("layout ")
+        },
         "graphs": total["ran"],
         "distinct": total["distinct"],
         "operators": total["operators"],
@@ -87,6 +91,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--mode", choices=["host", "device"], default="host")
     parser.add_argument("--disable", action="append", default=[], help="a switch of the pipeline")
     parser.add_argument("--symbolic", action="store_true", help="a symbolic batch in every graph")
+    parser.add_argument(
+        "--layouts", action="store_true", help="random layouts in place of chosen ones"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one graph")
     parser.add_argument("--again", type=Path, help="run this saved graph alone")
@@ -94,19 +101,21 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _runner(options: argparse.Namespace):
+def _runner(options: argparse.Namespace, drawn: Counter[str]):
+    chosen = {"disable": options.disable, "drawn": drawn if options.layouts else None}
     if options.mode == "host":
-        return partial(run_on_host, disable=options.disable)
+        return partial(run_on_host, **chosen)
     from smartmem_tvm import runtime
 
-    return partial(run_on_device, device=runtime.device(), disable=options.disable)
+    return partial(run_on_device, device=runtime.device(), **chosen)
 
 
 def _run_again(options: argparse.Namespace) -> int:
     graph = Graph.from_json(options.again.read_text(encoding="utf-8"))
     print(graph)
-    print(eliminated(graph, options.disable).script())
-    compare(graph, _runner(options)(graph))
+    drawn: Counter[str] = Counter()
+    print(kernels_of(graph, options.disable, drawn if options.layouts else None).script())
+    compare(graph, _runner(options, drawn)(graph))
     return 0
 
 
@@ -117,8 +126,7 @@ def _run_worker(options: argparse.Namespace, seed: int, count: int) -> dict:
         path.unlink(missing_ok=True)
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", "--seed", str(seed)]
     command += ["--count", str(count), "--mode", options.mode, "--out", str(options.out)]
-    if options.symbolic:
-        command.append("--symbolic")
+    command += [f"--{name}" for name in ("symbolic", "layouts") if getattr(options, name)]
     for name in options.disable:
         command += ["--disable", name]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -154,7 +162,8 @@ def _work(options: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     failed: list[dict[str, str]] = []
     distinct: set[str] = set()
-    run = _runner(options)
+    drawn: Counter[str] = Counter()
+    run = _runner(options, drawn)
 
     @seeded(options.seed)
     @settings(
@@ -188,6 +197,7 @@ def _work(options: argparse.Namespace) -> int:
 
     each()
     counts["distinct"] = len(distinct)
+    counts.update({f"layout {form}": count for form, count in drawn.items()})
     _write(options.out / SUMMARY, json.dumps({"counts": counts, "failed": failed}))
     return 0
 

@@ -1,0 +1,189 @@
+"""Where the accesses of a kernel go, sampled: how indices move along each axis.
+
+Index expressions are evaluated at a few points and along short runs of every axis from there, so
+that any view, with divisions or conditions, is treated like any other, and a physical layout needs
+nothing but arithmetic on the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm_ffi import structural_walk
+
+from .expressions import dtype_of, static, uses
+from .fused_kernel import Kernel
+from .index_evaluate import Evaluator
+from .kernel_work import Access, Work, list_work
+from .layouts import Layout
+
+POINTS = 8
+# Extent that a symbolic axis is taken for.
+NOMINAL = 16
+_SEED = 20240427
+
+
+@dataclass
+class Samples:
+    """Logical indices of one access.
+
+    Attributes
+    ----------
+    extents : tuple[int, ...]
+        Of the tensor.
+    itemsize : int
+        Bytes of an element.
+    runs : dict
+        For every run of axes: indices [points, length of the run, dimensions], and whether a
+        condition around the access changes along it. A run is a tuple of axes of the sink taken
+        together, or a reduced axis.
+    """
+
+    extents: tuple[int, ...]
+    itemsize: int
+    runs: dict[Any, tuple[NDArray[np.int64], bool]]
+    _strides: dict[tuple[Any, Layout], int | None] = field(default_factory=dict)
+
+    def stride(self, run: Any, layout: Layout) -> int | None:
+        """Elements from one point of a run to the next in a layout; None when that varies."""
+        key = (run, layout)
+        if key not in self._strides:
+            if run not in self.runs:
+                return 0
+            offsets = self.offsets(run, layout)
+            steps = np.diff(offsets, axis=1)
+            first = int(steps.flat[0]) if steps.size else 0
+            self._strides[key] = first if (steps == first).all() else None
+        return self._strides[key]
+
+    def offsets(self, run: Any, layout: Layout) -> NDArray[np.int64]:
+        """Places [points, length] of the elements along a run."""
+        indices, _ = self.runs[run]
+        columns = [indices[..., d] for d in range(len(self.extents))]
+        placed = layout.indices(columns)
+        strides = layout.strides(self.extents)
+        zero = np.zeros(indices.shape[:2], np.int64)
+        return sum((c * s for c, s in zip(placed, strides, strict=True)), start=zero)
+
+    def changes_condition(self, run: Any) -> bool:
+        """Whether a condition around the access changes along a run."""
+        return run in self.runs and self.runs[run][1]
+
+
+@dataclass
+class KernelSamples:
+    """Samples of every access of a kernel, and the axes they are along.
+
+    Attributes
+    ----------
+    extents : tuple[int, ...]
+        Of the sink's axes.
+    work : list of Work
+        Stages and sink, see :mod:`.kernel_work`.
+    samples : list of list of Samples
+        For each of the work's accesses.
+    """
+
+    extents: tuple[int, ...]
+    symbolic: tuple[bool, ...]
+    work: list[Work]
+    samples: list[list[Samples]]
+
+
+def sample(kernel: Kernel, runs: Sequence[tuple[int, ...]], length: int) -> KernelSamples:
+    """Sample a kernel along runs of neighbouring axes of its sink and all reduced axes.
+
+    Parameters
+    ----------
+    kernel
+        What is sampled.
+    runs
+        Axes of the sink, by number, that are taken together; a run is followed at its innermost
+        axis first.
+    length
+        Points of a run, at most.
+    """
+    work = list_work(kernel)
+    extents = tuple(static(axis.extent) or NOMINAL for axis in kernel.sink.axes)
+    symbolic = tuple(static(axis.extent) is None for axis in kernel.sink.axes)
+    sampler = _Sampler(kernel, extents, length)
+    samples = [[sampler.of(part, access, runs) for access in part.accesses] for part in work]
+    return KernelSamples(extents, symbolic, work, samples)
+
+
+class _Sampler:
+    def __init__(self, kernel: Kernel, extents: tuple[int, ...], length: int) -> None:
+        self.axes = [axis.var for axis in kernel.sink.axes]
+        self.extents = extents
+        self.length = length
+        self.symbols: dict[Any, NDArray[np.int64]] = {}
+
+    def of(self, part: Work, access: Access, runs: Sequence[tuple[int, ...]]) -> Samples:
+        parts = (*access.indices, *access.conditions)
+        own = {var: extent for var, extent in part.reduced}
+        domain = dict(zip(self.axes, self.extents, strict=True)) | own
+        used = {var for var in domain if any(uses(expr, var) for expr in parts)}
+        found: dict[Any, tuple[NDArray[np.int64], bool]] = {}
+        for run in runs:
+            members = [(self.axes[d], self.extents[d]) for d in run]
+            if any(var in used for var, _ in members):
+                found[run] = self._along(access, domain, members)
+        for var, extent in part.reduced:
+            if var in used and extent > 1:
+                found[var] = self._along(access, domain, [(var, extent)])
+        shape = tuple(static(extent) or NOMINAL for extent in access.buffer.shape)
+        return Samples(shape, _itemsize(access.buffer), found)
+
+    def _along(
+        self, access: Access, domain: dict[Any, int], members: list[tuple[Any, int]]
+    ) -> tuple[NDArray[np.int64], bool]:
+        rng = np.random.default_rng(_SEED)
+        total = int(np.prod([extent for _, extent in members]))
+        length = min(self.length, total)
+        # The first vector, the last one, and some between, all whole.
+        first = rng.integers(0, max(total // length, 1), POINTS) * length
+        first[0], first[-1] = 0, total - length
+        along = first[:, None] + np.arange(length)
+        shape = along.shape
+        values: dict[Any, NDArray[Any]] = {}
+        for var, extent in domain.items():
+            column = rng.integers(0, extent, POINTS)
+            column[1] = extent - 1
+            values[var] = np.broadcast_to(column[:, None], shape).reshape(-1)
+        columns = np.unravel_index(along.reshape(-1), [extent for _, extent in members])
+        values |= {var: column for (var, _), column in zip(members, columns, strict=True)}
+        self._add_symbols(access, values)
+        evaluator = Evaluator(values, _some_element)
+        indices = [np.asarray(evaluator.of(i), np.int64).reshape(shape) for i in access.indices]
+        stacked = np.stack(indices, -1) if indices else np.zeros((*shape, 0), np.int64)
+        changes = any(
+            (np.diff(evaluator.of(c).reshape(shape).astype(np.int8), axis=1) != 0).any()
+            for c in access.conditions
+        )
+        return stacked, bool(changes)
+
+    def _add_symbols(self, access: Access, values: dict[Any, NDArray[Any]]) -> None:
+        """Shape variables get a value; they stand in indices of flattened tensors."""
+        size = len(next(iter(values.values())))
+
+        def visit(var: Any) -> None:
+            if var not in values and isinstance(var.ty, tvm.ir.PrimType):
+                values[var] = np.full(size, NOMINAL)
+
+        for expr in (*access.indices, *access.conditions):
+            structural_walk(expr, (tvm.ir.Var, visit))
+
+
+def _some_element(_buffer: Any, indices: list[NDArray[Any]]) -> NDArray[Any]:
+    """Data that is used as an index: small numbers without order."""
+    mixed = np.asarray(sum(indices)) if indices else np.asarray(0)
+    return np.asarray((mixed * 7919 + 13) % 31, np.int64)
+
+
+def _itemsize(buffer: Any) -> int:
+    return int(tvm.DataType(dtype_of(buffer)).itemsize)

@@ -24,6 +24,7 @@ from .rewrite_layouts import RewriteLayouts
 from .select_layouts import SelectLayouts
 from .simplify_indices import SimplifyIndices
 from .split_divided_loops import SplitDividedLoops
+from .split_outputs import SplitOutputs
 from .stage_texture_stores import StageTextureStores
 from .unroll_unit_reductions import UnrollUnitReductions
 from .verify_thread_binding import VerifyThreadBinding
@@ -45,6 +46,7 @@ __all__ = [
     "SelectLayouts",
     "SimplifyIndices",
     "SplitDividedLoops",
+    "SplitOutputs",
     "StageTextureStores",
     "UnrollUnitReductions",
     "VerifyThreadBinding",

@@ -62,14 +62,19 @@ class KernelChoice:
     free: list[Operand]
     own: list[Operand]
 
-    def best_walk(self, layouts: dict[Any, Layout]) -> int:
-        """Number of the best walk where the free tensors have these layouts."""
+    def totals(self, layouts: dict[Any, Layout], without: Any = None) -> Costs:
+        """Cost under each walk where the free tensors have these layouts, one of them left out."""
         total = self.base.copy()
         for operand in self.free:
-            total += operand.costs[:, operand.layouts.index(layouts[operand.buffer])]
+            if without is None or not operand.buffer.same_as(without):
+                total += operand.costs[:, operand.layouts.index(layouts[operand.buffer])]
         for operand in self.own:
             total += operand.costs.min(axis=1)
-        return int(total.argmin())
+        return total
+
+    def best_walk(self, layouts: dict[Any, Layout]) -> int:
+        """Number of the best walk where the free tensors have these layouts."""
+        return int(self.totals(layouts).argmin())
 
 
 @dataclass
@@ -86,6 +91,10 @@ class LayoutProblem:
         The tensor that stands for each that shares its memory.
     fixed : dict
         Why a tensor is no variable.
+    kernels : list of KernelChoice
+        Those that a cost model exists for.
+    copies : list of Copy
+        Second copies that were made (:mod:`._copies`).
     """
 
     problem: Problem
@@ -93,6 +102,7 @@ class LayoutProblem:
     roots: dict[Any, Any]
     fixed: dict[Any, str]
     kernels: list[KernelChoice] = field(default_factory=list)
+    copies: list[Any] = field(default_factory=list)
 
 
 class ProblemBuilder:
@@ -213,9 +223,11 @@ def candidates(shape: Sequence[Any], width: int) -> list[Layout]:
     for d in range(ndim):
         layout = innermost(ndim, d)
         found.setdefault(_effective(layout, extents), layout)
-    for d in range(ndim - 1):
-        if static(shape[d]) is not None and extents[d] >= width > 1 and prod(extents[d + 1 :]) > 1:
-            layout = Layout(tuple(range(ndim)), (d, width))
+    for d in range(ndim):
+        # Whole panels of a vector's width, one after the other.
+        others = [extents[o] for o in range(ndim) if o != d]
+        if static(shape[d]) is not None and extents[d] >= width > 1 and prod(others) > 1:
+            layout = Layout((d, *(o for o in range(ndim) if o != d)), (d, width))
             found.setdefault(_effective(layout, extents), layout)
     return list(found.values())
 

@@ -179,6 +179,7 @@ class _Reasons:
             bytes=0 if buffer in self.views else _bytes(buffer, layout),
             reason=reason,
             forced=True,
+            constant=is_constant(self.graph, buffer),
             cost=round(cost, 1),
             readings=self._readings(self.readers.get(buffer, []), buffer, layout, None),
         )
@@ -210,6 +211,7 @@ class _Reasons:
             row_by_row=layout.is_row_major,
             bytes=_bytes(buffer, layout),
             reason=reason,
+            constant=is_constant(self.graph, buffer),
             copies=copies,
             cost=round(chosen, 1),
             next_best=next_best,
@@ -321,10 +323,10 @@ def _why(extra: float, cost: float, is_used: bool) -> str:
     if not is_used:
         return "nothing reads it"
     if extra < 0:
-        return f"the solver left it so; by itself the next best would cost {_share(extra, cost)}"
+        return f"left so, although the next best by itself would cost {_share(extra, cost)}"
     if extra == 0:
-        return "no layout is cheaper for the kernels around it"
-    return "cheapest for the kernels around it"
+        return "as cheap for its kernels as the next best"
+    return "cheapest for its kernels"
 
 
 def _share(extra: float, cost: float) -> str:

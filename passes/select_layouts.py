@@ -37,12 +37,13 @@ from smartmem_tvm.analysis.tensor_layouts import TensorLayout, with_tensor_layou
 from smartmem_tvm.analysis.transactions import Memory
 from smartmem_tvm.devices import DeviceProfile, profile_for
 
+from ._copies import add_copies
 from ._emit import rewrite_blocks
 from ._graph import Graph
 from ._layout_problem import LayoutProblem, ProblemBuilder
 from ._layout_reasons import tensor_layouts
 
-Solver = Literal["exact", "greedy"]
+Solver = Literal["exact", "greedy", "none"]
 
 
 @tvm.transform.module_pass(opt_level=0, name="smartmem.SelectLayouts")
@@ -54,7 +55,8 @@ class SelectLayouts:
     profile
         Device that the costs are of; that of the current target when not given.
     solver
-        ``"exact"`` or ``"greedy"``.
+        ``"exact"`` or ``"greedy"``; ``"none"`` leaves all tensors row by row, and only records
+        what that costs.
     """
 
     def __init__(self, profile: DeviceProfile | None = None, solver: Solver = "exact") -> None:
@@ -73,8 +75,9 @@ class SelectLayouts:
 
     def _select(self, graph: Graph, builder: ProblemBuilder) -> list[TensorLayout]:
         stated = builder.state(graph)
-        values = _solve(stated.problem, self.solver)
-        annotate(stated, values)
+        if self.solver != "none":
+            chosen = annotate(stated, _solve(stated.problem, self.solver))
+            stated.copies = add_copies(graph, stated, chosen)
         return tensor_layouts(graph, stated, builder)
 
 
@@ -83,8 +86,8 @@ def _solve(problem: Problem, solver: Solver) -> list[int]:
     return solve_greedily(problem) if values is None else values
 
 
-def annotate(stated: LayoutProblem, values: list[int]) -> None:
-    """Give every kernel the layouts that the values stand for."""
+def annotate(stated: LayoutProblem, values: list[int]) -> dict[Any, Layout]:
+    """Give every kernel the layouts that the values stand for; returns those of the variables."""
     chosen: dict[Any, Layout] = {
         buffer: layouts[value]
         for (buffer, layouts), value in zip(stated.tensors.items(), values, strict=False)
@@ -97,3 +100,4 @@ def annotate(stated: LayoutProblem, values: list[int]) -> None:
             layout = picked.get(buffer) or chosen.get(root)
             if layout is not None and not layout.is_row_major:
                 choice.node.layouts[buffer] = layout.index_map()
+    return chosen

@@ -29,6 +29,8 @@ from .tile import Tile
 
 # Rows that, one work-item each, fill a GPU well enough.
 FEW_ROWS = 8192
+# Vector instructions that are worth a work-group on a processor.
+WORTH_A_GROUP = 4096
 
 
 class Contraction:
@@ -46,7 +48,8 @@ class Contraction:
         tile = cheapest(costs, _tiles(costs, limits))
         if not tile.rows:
             tile = as_team(tile, costs, limits)
-        return WorkItem(costs.kernel, with_group(tile, costs, limits)).schedule()
+        tile = with_group(with_order(tile, costs, limits), costs, limits)
+        return WorkItem(costs.kernel, tile).schedule()
 
 
 def reduction_costs(func: tirx.PrimFunc, limits: ScheduleLimits) -> Costs:
@@ -90,13 +93,39 @@ def as_team(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
     return Tile(inner=tile.inner, team=team)
 
 
+def with_order(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
+    """Tile whose work-items follow each other so that a cache keeps most of what they read.
+
+    On a processor a work-item runs when the one before it is done: going along rows first reads
+    all of the left operand for each panel of the right one, or the other way round. The smaller of
+    the two is read again and again. In lock step neighbours lie along the lanes instead.
+    """
+    if limits.lock_step or tile.team > 1:
+        return tile
+    axes = [
+        d
+        for d, extent in enumerate(costs.extents)
+        if d not in tile.inner and extent > tile.size(d) and not costs.symbolic[d]
+    ]
+    if len(axes) < 2:
+        return tile
+    return replace(tile, fastest=min(axes, key=lambda d: costs.crossed(d, tile)))
+
+
 def with_group(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
-    """Tile with a work-group size: small on processors, so that every core has groups to run."""
+    """Tile with a work-group size: on processors only as large as makes a group worth starting.
+
+    A driver for processors runs the work-items of a group one after the other, or interleaved,
+    which costs more than it gains where each has much to do.
+    """
     items = 1
     for d, extent in enumerate(costs.extents):
         if d not in tile.inner:
             items *= -(-extent // tile.size(d))
     most = min(limits.max_group, 64 if limits.lock_step else 16)
-    while not limits.lock_step and most > 1 and items // most < 16:
-        most //= 2
+    if not limits.lock_step:
+        while most > 1 and (
+            items // most < 16 or most * costs.of(tile) > 2 * WORTH_A_GROUP * items
+        ):
+            most //= 2
     return replace(tile, group=max(1, most))

@@ -111,6 +111,19 @@ class Costs:
         idle = max(1.0, wanted / items) if not any(self.symbolic) else 1.0
         return items * each * (idle if self.limits.lock_step else idle**0.5)
 
+    def crossed(self, axis: int, tile: Tile) -> float:
+        """Elements that work-items touch one after the other as they go along a whole axis."""
+        total = 0.0
+        for number, work in enumerate(self.work):
+            for position, access in enumerate(work.accesses):
+                size = math.prod(static(extent) or 1 for extent in access.buffer.shape)
+                apart = 1.0  # parts of the tensor that other axes choose from
+                for d, extent in enumerate(self.extents):
+                    if d != axis and d not in tile.inner and self._depends(number, position, d):
+                        apart *= extent / tile.size(d)
+                total += size / min(apart, size)
+        return total
+
     def _of_work(self, number: int, work: Work, tile: Tile, inner: int) -> float:
         is_sink = number == len(self.work) - 1
         rows = [(d, n) for d, n in tile.rows if d in work.axes]

@@ -176,6 +176,8 @@ class WorkItem(Builder):
 
     def _lane_store(self, store: Any, lane: Lane, part: Any, own: int | None) -> Any:
         buffer, indices, value, condition = store
+        if condition is not None and lane.step(condition) == 0:
+            condition = substitute(condition, {lane.var: const(0, lane.var)})  # for all lanes
         if condition is not None and uses(condition, lane.var):
             return loop(
                 lane.var,

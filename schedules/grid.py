@@ -80,12 +80,14 @@ class Grid:
         return expr if dtype_of(expr) == dtype else tirx.Cast(dtype, expr)
 
     def _plan(self, outer: list[int], counts: dict[int, Any]) -> None:
-        """Choose thread axes: lanes (or the last axis) along x, rows along y, the rest along z."""
+        """Thread axes: the fastest axis, lanes or the last along x, rows along y, the rest z."""
         tile = self._tile
         many = [d for d in outer if static(counts[d]) != 1]
-        x = tile.lane if tile.lane in many else (many[-1] if many else None)
+        wanted = (tile.fastest, tile.lane, *many[-1:])
+        x = next((d for d in wanted if d in many), None)
         left = [d for d in many if d != x]
-        y = next((d for d, _ in tile.rows if d in left), left[-1] if left else None)
+        wanted = (*(d for d, _ in tile.rows), tile.lane, *left[-1:])
+        y = next((d for d in wanted if d in left), None)
         z = [d for d in left if d != y]
         self._axes: list[tuple[str, Any, Any, int]] = []
         self.position: dict[int, Any] = {}

@@ -29,6 +29,8 @@ class Tile:
         Work-items that compute one tile together: each takes a part of every reduction and of the
         last inner axis, and partial results meet in local memory. 1 for none; else `rows`, `lane`
         and `inner_width` stay unused and the team is the work-group.
+    fastest : int or None
+        Axis along which neighbouring work-items lie; the lanes' when None.
     """
 
     rows: tuple[tuple[int, int], ...] = ()
@@ -38,6 +40,7 @@ class Tile:
     inner_width: int = 1
     group: int = 64
     team: int = 1
+    fastest: int | None = None
 
     def size(self, axis: int) -> int:
         """Points of an axis that a work-item computes at a time."""

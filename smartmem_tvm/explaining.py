@@ -1,10 +1,10 @@
-"""What became of every operator of a model, and why."""
+"""What became of every operator and every tensor of a model, and why."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tvm
@@ -19,6 +19,16 @@ from .analysis.index_divisions import (
     written_divisions,
 )
 from .analysis.layout_class import LayoutClass, classify
+from .analysis.scheduled_readings import scheduled_readings
+from .analysis.tensor_layouts import (
+    STRIDE_ONE,
+    Reading,
+    TensorLayout,
+    count,
+    count_readings,
+    read_tensor_layouts,
+)
+from .passes import ClassifyOperators, SelectLayouts
 from .pipeline import pipeline_stages
 
 CALLS = [tvm.ir.Op.get(name) for name in ("relax.call_tir", "relax.call_tir_inplace")]
@@ -60,7 +70,7 @@ class Fate:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Fates of all operators, and the kernels that are left."""
+    """Fates of all operators, and the kernels and tensors that are left."""
 
     fates: tuple[Fate, ...]
     kernels: tuple[KernelInfo, ...]
@@ -69,6 +79,22 @@ class Explanation:
     # nothing simplified; ``after``: of the kernels' maps; ``inner_loops``: what the inner loops of
     # the scheduled kernels evaluate.
     index_divisions: dict[str, int] = field(default_factory=dict)
+    tensors: tuple[TensorLayout, ...] = ()
+    # Operands that a kernel reads along a reduced axis, by how the loops of its schedule do that.
+    scheduled_readings: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def operand_readings(self) -> dict[str, int]:
+        """Operands read along a reduced axis, by how the cost model's walk does that."""
+        return count_readings(self.tensors)
+
+    @property
+    def tensor_bytes(self) -> dict[str, int]:
+        """Bytes of all tensors with known extents; how many of them are second copies."""
+        return {
+            "total": sum(tensor.bytes or 0 for tensor in self.tensors),
+            "copies": sum(tensor.copies for tensor in self.tensors),
+        }
 
     @property
     def layout_transforms(self) -> dict[str, Any]:
@@ -127,13 +153,14 @@ def explain(
     decisions: list[Decision] = []
     seconds: dict[str, float] = {}
     divisions: dict[str, int] = {}
-    makers: dict[str, str] = {}
     with target:
         for name, passes in pipeline_stages(target, dtype, disable):
             if name == "lower":
                 break
             if progress is not None:
                 progress(name)
+            if name == "layouts" and not passes:  # left out: say how tensors lie without it
+                passes = [SelectLayouts(solver="none"), ClassifyOperators()]
             start = time.perf_counter()
             mod = tvm.transform.Sequential(passes)(mod)
             seconds[name] = round(time.perf_counter() - start, 4)
@@ -142,13 +169,21 @@ def explain(
                 divisions["before"] = total_divisions(mod, written_divisions)
             elif name == "eliminate":
                 decisions = read_decisions(mod)
-                makers = _makers(mod)
                 composed = mod.get_attr(COMPOSED_DIVISIONS)
                 divisions["before"] = divisions["before"] if composed is None else int(composed)
                 divisions["after"] = total_divisions(mod, written_divisions)
     divisions["inner_loops"] = total_divisions(mod, lambda func: len(inner_divisions(func)))
-    fates = _resolve(operators, decisions, makers)
-    return Explanation(tuple(fates), tuple(list_kernels(mod)), seconds, divisions)
+    calls = _calls(mod)
+    scheduled = {gv: scheduled_readings(mod[gv]) for gv in {call[2] for call in calls}}
+    fates = _resolve(operators, decisions, _makers(mod))
+    return Explanation(
+        tuple(fates),
+        tuple(list_kernels(mod)),
+        seconds,
+        divisions,
+        _with_kernels(mod, calls, scheduled),
+        count(how for _, _, gv in calls for how in scheduled[gv].values()),
+    )
 
 
 @dataclass(frozen=True)
@@ -214,6 +249,41 @@ def _makers(mod: tvm.IRModule) -> dict[str, str]:
     return {
         tensor: function.name_hint for _, tensors, function in _calls(mod) for tensor in tensors
     }
+
+
+def _with_kernels(
+    mod: tvm.IRModule,
+    calls: list[tuple[Any, tuple[str, ...], Any]],
+    scheduled: dict[Any, dict[int, str]],
+) -> tuple[TensorLayout, ...]:
+    """Tensors with the functions that read them, and how their scheduled loops do that."""
+    values = {binding.var: binding.value for binding in _bindings(mod)}
+    functions: dict[str, str] = {}
+    found: dict[tuple[str, str], str] = {}
+    for var, made, function in calls:
+        functions[made[0]] = function.name_hint
+        constants = 0
+        for number, argument in enumerate(values[var].args[1].fields):
+            if isinstance(argument, tvm.ir.Var):
+                name = argument.name
+            else:
+                constants += 1
+                name = f"{made[0]}.constant_{constants}"
+            if number in scheduled[function]:
+                found[made[0], name] = scheduled[function][number]
+
+    def scheduled_as(tensor: TensorLayout, reading: Reading) -> Reading:
+        how = found.get((reading.reader, tensor.name), "")
+        reason = reading.reason
+        if not reason and how and how not in STRIDE_ONE and reading.reduced:
+            reason = "the rule that scheduled its kernel took another walk than the cost model"
+        kernel = functions.get(reading.reader, "")
+        return replace(reading, kernel=kernel, scheduled=how, reason=reason)
+
+    return tuple(
+        replace(tensor, readings=tuple(scheduled_as(tensor, r) for r in tensor.readings))
+        for tensor in read_tensor_layouts(mod)
+    )
 
 
 def _resolve(

@@ -50,6 +50,7 @@ from .passes import (
     SelectLayouts,
     SimplifyIndices,
     SplitDividedLoops,
+    SplitOutputs,
     StageTextureStores,
     UnrollUnitReductions,
     VerifyThreadBinding,
@@ -161,7 +162,7 @@ def _layouts(_target: Target, disable: Collection[str]) -> list[Pass]:
     if "layouts" in disable:
         return []
     rewrite = RewriteLayouts(simplify="simplify" not in disable)
-    return [SelectLayouts(), rewrite, ClassifyOperators()]
+    return [SplitOutputs(), SelectLayouts(), rewrite, ClassifyOperators()]
 
 
 def _schedule(_target: Target, disable: Collection[str]) -> list[Pass]:

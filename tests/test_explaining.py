@@ -1,4 +1,4 @@
-"""The fates of a model's operators, from operators to kernels."""
+"""The fates of a model's operators, from operators to kernels, and how its tensors lie."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from small_models import mlp
 from tvm import relax
 from tvm.relax import op
 
+from smartmem_tvm.analysis.tensor_layouts import STRIDE_ONE, UNKNOWN, unexplained
+from smartmem_tvm.devices import load_profile
 from smartmem_tvm.explaining import explain
 from smartmem_tvm.frontend import import_model
 
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent / "passes"))
 from relax_graphs import module
 
 OPENCL = tvm.target.Target("opencl", host="llvm")
+STAGES = ["simplify", "legalise", "eliminate", "layouts", "schedule", "verify"]
 
 
 def explained(body, *shapes, disable=()):
@@ -43,7 +46,7 @@ def test_every_operator_has_a_fate_and_the_kernel_that_does_its_work():
         assert set(fate.kernels) <= names
         assert fate.kernels  # also what became one of several outputs
         assert fate.reason == ""
-    assert set(explanation.stages_s) == {"simplify", "legalise", "eliminate", "schedule", "verify"}
+    assert list(explanation.stages_s) == STAGES
 
 
 def test_transforms_are_counted_and_what_is_kept_has_a_reason():
@@ -166,5 +169,57 @@ def test_a_concatenated_output_is_written_by_the_kernels_of_its_parts():
 def test_the_progress_names_every_stage():
     seen = []
     explain(module(op.exp, (4, 9)), OPENCL, progress=seen.append)
-    assert seen == ["simplify", "legalise", "eliminate", "schedule", "verify"]
+    assert seen == STAGES
     assert np.isfinite(sum(explain(module(op.exp, (4, 9)), OPENCL).stages_s.values()))
+
+
+def projections(x, q, k):
+    heads = [op.permute_dims(op.reshape(op.matmul(x, w), (64, 2, 32)), [1, 0, 2]) for w in (q, k)]
+    return op.nn.softmax(op.matmul(heads[0], op.permute_dims(heads[1], [0, 2, 1])))
+
+
+def explained_on(profile, disable=()):
+    shapes = [(64, 96), (96, 64), (96, 64)]
+    target = load_profile(profile).target(None)
+    return explain(module(projections, *shapes), target, disable=disable)
+
+
+@pytest.mark.parametrize("profile", ["cpu", "adreno-740"])
+def test_every_tensor_lies_somewhere_and_every_operand_is_read_somehow(profile):
+    found = explained_on(profile)
+    names = {kernel.func for kernel in found.kernels}
+    assert {t.name for t in found.tensors if t.forced} == {"x0", "x1", "x2", "gv"}
+    assert all(tensor.reason for tensor in found.tensors)
+    assert {r.kernel for t in found.tensors for r in t.readings} == names
+    assert sum(found.operand_readings.values()) == 3 + 2 + 1  # projections, scores, softmax
+    assert found.operand_readings[UNKNOWN] == 0
+    assert unexplained(found.tensors) == []
+    sizes = [4 * int(np.prod(tensor.shape)) for tensor in found.tensors]
+    assert found.tensor_bytes == {"total": sum(sizes), "copies": 0}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "adreno-740"])
+def test_the_schedules_read_as_many_operands_as_the_cost_model(profile):
+    found = explained_on(profile)
+    assert sum(found.scheduled_readings.values()) == sum(found.operand_readings.values())
+    for tensor in found.tensors:
+        for reading in tensor.readings:
+            assert bool(reading.scheduled) == reading.reduced
+            assert reading.reason or not reading.reduced or reading.scheduled in STRIDE_ONE
+
+
+def test_without_layouts_tensors_lie_row_by_row_and_say_what_that_costs():
+    found, plain = explained_on("cpu"), explained_on("cpu", ["layouts"])
+    assert all(tensor.row_by_row for tensor in plain.tensors)
+    assert not all(tensor.row_by_row for tensor in found.tensors)
+    costs = [sum(t.cost for t in e.tensors if not t.forced) for e in (plain, found)]
+    assert costs[1] < costs[0]
+
+
+def test_constants_are_tensors_too():
+    found = explain(import_model(mlp()).mod, OPENCL)
+    constants = [tensor for tensor in found.tensors if tensor.constant]
+    assert {t.name.partition(".")[2] for t in constants} >= {"constant_1", "constant_2"}
+    scheduled = [r for t in constants for r in t.readings if r.reduced]
+    assert len(scheduled) == 2
+    assert all(reading.scheduled for reading in scheduled)

@@ -160,13 +160,16 @@ def test_stages_are_instrumented(bound):
         "smartmem.2_cast_to_half",
         "smartmem.3_legalise",
         "smartmem.4_eliminate",
-        "smartmem.5_schedule",
-        "smartmem.6_verify",
-        "smartmem.7_lower",
+        "smartmem.5_layouts",
+        "smartmem.6_schedule",
+        "smartmem.7_verify",
+        "smartmem.8_lower",
     ]
     assert {
         "smartmem.ApplySchedules",
         "smartmem.FuseOperators",
+        "smartmem.RewriteLayouts",
+        "smartmem.SelectLayouts",
         "smartmem.StageTextureStores",
     } <= set(seen)
 

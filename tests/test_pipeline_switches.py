@@ -14,15 +14,15 @@ from tvm.relax import op
 from smartmem_tvm.compiler import compile as compile_model
 from smartmem_tvm.explaining import explain
 from smartmem_tvm.frontend import import_model, random_inputs
-from smartmem_tvm.pipeline import SWITCHES, pipeline
+from smartmem_tvm.pipeline import SWITCHES, pipeline, pipeline_stages
 
 sys.path.insert(0, str(Path(__file__).parent / "passes"))
-from relax_graphs import module
+from relax_graphs import const, module
 
 OPENCL = tvm.target.Target("opencl", host="llvm")
 HOST = tvm.target.Target("llvm")
 EVERY = tuple(sorted(SWITCHES))
-CHOICES = [(), *((name,) for name in EVERY), EVERY]
+CHOICES = [(), *((name,) for name in EVERY), ("eliminate", "layouts"), EVERY]
 
 
 def attention(x, q, k):
@@ -63,7 +63,17 @@ def gated(x, w, v):
     return op.concat([op.multiply(first, op.nn.gelu(second)), op.matmul(x, v)], 1)
 
 
+def projected(x):
+    """Products with constants, one of which two kernels read, along its rows and its columns."""
+    rng = np.random.default_rng(0)
+    w, v = (const(0.2 * rng.standard_normal(shape)) for shape in ((9, 22), (22, 5)))
+    hidden = op.nn.gelu(op.matmul(x, w))
+    scores = op.nn.softmax(op.matmul(hidden, v))
+    return op.matmul(op.matmul(scores, op.permute_dims(v)), op.permute_dims(w))
+
+
 GRAPHS = {
+    "projected": (projected, (13, 9)),
     "gated": (gated, (40, 24), (24, 96), (24, 20)),
     "attention": (attention, (6, 9), (9, 8), (9, 8)),
     "rolled windows": (rolled_windows, (8, 6), (3, 3)),
@@ -94,8 +104,12 @@ def check_order(found):
     assert launches["eliminate",] > launches[()]
     assert moving[()] == 0
     assert moving["merge",] == moving["simplify",] == 0
+    # Layouts add no kernel; they may make a transpose a view.
+    assert launches["layouts",] == launches[()]
+    assert launches["eliminate",] <= launches["eliminate", "layouts"]
+    assert moving["eliminate",] <= moving["eliminate", "layouts"]
     # Fusion alone takes up no layout transform, so that it is its own row of an ablation.
-    assert moving["eliminate",] == moving[EVERY] > 0
+    assert moving["eliminate", "layouts"] == moving[EVERY] > 0
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -111,6 +125,29 @@ def test_small_graphs_keep_their_numbers(opencl_device, name, disable):
     chosen = pipeline(OPENCL, disable=disable)
     actual = run(mod, OPENCL, opencl_device, feed, chosen)
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-5)
+
+
+def stored(mod, disable):
+    """Shapes of the constants and tensors of ``main`` once layouts are chosen."""
+    with OPENCL:
+        for stage, passes in pipeline_stages(OPENCL, disable=disable):
+            if stage == "schedule":
+                break
+            mod = tvm.transform.Sequential(passes)(mod)
+    return [
+        [str(part.ty) for part in (binding.var, *binding.value.args[1].fields)]
+        for block in mod["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call)
+    ]
+
+
+@pytest.mark.parametrize("name", ["projected", "attention"])
+def test_layouts_change_how_tensors_are_stored(name):
+    mod = module(*GRAPHS[name])
+    chosen, plain = stored(mod, ()), stored(mod, ("layouts",))
+    assert len(chosen) == len(plain)
+    assert chosen != plain
 
 
 @pytest.mark.parametrize("name", ["attention", "rolled windows", "gated"])

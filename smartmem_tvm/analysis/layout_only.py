@@ -11,6 +11,9 @@ a constant, and at least one is read::
     C[i] = C[i] + A[i, k]                                     no: arithmetic
     C[i] = 0.0                                                no: nothing is moved
 
+Integers in private memory that are computed from loop variables alone are part of the indices: a
+schedule keeps there where a work-item starts.
+
 A cast counts as compute: it is elementwise work that belongs in its producer's or consumer's
 kernel, and no index map on an edge can replace it. Staging through shared or local memory on the
 way is still movement.
@@ -25,32 +28,50 @@ from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
-from .expressions import loads_of
+from .expressions import dtype_of, loads_of
 
 _CONSTANTS = (tirx.IntImm, tirx.FloatImm)
 
 
-def _moved(value: Any, bound: dict[Any, Any]) -> list[Any] | None:
+def _indices(stores: list[tirx.BufferStore]) -> set[Any]:
+    """Private buffers of integers that no data goes into."""
+    found = {
+        s.buffer
+        for s in stores
+        if s.buffer.scope() == "local" and dtype_of(s.value).startswith(("int", "uint"))
+    }
+    while True:
+        given = {
+            s.buffer
+            for s in stores
+            if s.buffer in found and any(load.source not in found for load in loads_of(s.value))
+        }
+        if not given:
+            return found
+        found -= given
+
+
+def _moved(value: Any, bound: dict[Any, Any], indices: set[Any]) -> list[Any] | None:
     """Loads that the value may be a copy of; None when it is computed."""
     if isinstance(value, TensorLoad):
-        return [value]
+        return None if value.source in indices else [value]
     if isinstance(value, _CONSTANTS):
         return []
     if isinstance(value, tirx.Broadcast):
-        return _moved(value.value, bound)
+        return _moved(value.value, bound, indices)
     if isinstance(value, tvm.ir.Var) and value in bound:
-        return _moved(bound[value], bound)
+        return _moved(bound[value], bound, indices)
     if isinstance(value, tirx.Select):
         condition, *choices = value.condition, value.true_value, value.false_value
     elif isinstance(value, tvm.ir.Call) and value.op.same_as(tvm.ir.Op.get("prim.if_then_else")):
         condition, *choices = value.args
     else:
         return None
-    if loads_of(condition):
+    if any(load.source not in indices for load in loads_of(condition)):
         return None
     loads: list[Any] = []
     for choice in choices:
-        moved = _moved(choice, bound)
+        moved = _moved(choice, bound, indices)
         if moved is None:
             return None
         loads += moved
@@ -72,9 +93,12 @@ def is_layout_only(body: tirx.Stmt) -> bool:
     )
     if effects:  # intrinsics: barriers, tensor cores, stores that are already lowered
         return False
+    indices = _indices(stores)
     loads: list[Any] = []
     for store in stores:
-        moved = _moved(store.value, bound)
+        if store.buffer in indices:
+            continue
+        moved = _moved(store.value, bound, indices)
         if moved is None:
             return False
         loads += moved

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .expressions import loads_of
+from .expressions import loads_of, uses
 from .kernel_samples import Samples
 from .layouts import Layout
 from .tensor_layouts import (
@@ -72,8 +72,14 @@ def read_as(model: KernelCost, number: int, walk: Walk, layout: Layout) -> tuple
 
 
 def _reduced_runs(model: KernelCost, number: int, samples: Samples) -> list[Any]:
-    work, _ = model.accesses[number]
-    return [var for var, _ in model.work[work].reduced if var in samples.runs]
+    work, position = model.accesses[number]
+    part = model.work[work]
+    indices = part.accesses[position].indices
+    return [
+        var
+        for var, _ in part.reduced
+        if var in samples.runs and any(uses(index, var) for index in indices)
+    ]
 
 
 def _apart(model: KernelCost, number: int, stride: int | None) -> str:

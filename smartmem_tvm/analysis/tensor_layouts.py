@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -27,7 +28,7 @@ class Reading:
 
     Attributes
     ----------
-    kernel
+    reader
         Name of the first tensor that the kernel makes.
     how
         One of :data:`READINGS`; of several accesses of the kernel, that of the worst one.
@@ -35,12 +36,19 @@ class Reading:
         Whether the tensor is read along a reduced axis of the kernel.
     reason
         Why it is not read with stride one; empty where it is.
+    kernel
+        Function of the kernel; empty until names are final.
+    scheduled
+        One of :data:`READINGS`, as the loops of the scheduled function have it; empty before, and
+        where they do not move along a reduction.
     """
 
-    kernel: str
+    reader: str
     how: str
     reduced: bool
     reason: str = ""
+    kernel: str = ""
+    scheduled: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,8 @@ class TensorLayout:
         layout.
     forced
         Whether it had to lie row by row.
+    constant
+        Whether its elements are known at compile time.
     reason
         Why it lies so.
     cost
@@ -105,6 +115,7 @@ class TensorLayout:
     bytes: int | None
     reason: str
     forced: bool = False
+    constant: bool = False
     scope: str = "global"
     copies: int = 0
     cost: float = 0.0
@@ -143,12 +154,13 @@ def count_readings(tensors: Iterable[TensorLayout]) -> dict[str, int]:
 
     A tensor that two kernels read is two operands.
     """
-    counts = dict.fromkeys(READINGS, 0)
-    for tensor in tensors:
-        for reading in tensor.readings:
-            if reading.reduced:
-                counts[reading.how] += 1
-    return counts
+    return count(r.how for tensor in tensors for r in tensor.readings if r.reduced)
+
+
+def count(found: Iterable[str]) -> dict[str, int]:
+    """How often each of :data:`READINGS` occurs."""
+    counts = Counter(found)
+    return {how: counts[how] for how in READINGS}
 
 
 def unexplained(tensors: Iterable[TensorLayout]) -> list[tuple[str, Reading]]:

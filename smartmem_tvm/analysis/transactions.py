@@ -23,6 +23,7 @@ from typing import Any
 
 from smartmem_tvm.devices import DeviceProfile
 
+from .cache_lines import Loop, Starts, every, fetched, first_of, lines_of, starts_of
 from .fused_kernel import Kernel
 from .kernel_samples import KernelSamples, Samples, sample
 from .kernel_work import Work
@@ -39,6 +40,11 @@ FOLD = 4.0
 START = 20.0
 # A line from the second cache against one from memory.
 SECOND_CACHE = 1 / 8
+# An address in a page that is not among the last ones. No profile has these: pages are of the
+# common size, their number is that of small first-level translation buffers.
+PAGE = 2.0
+PAGE_BYTES = 4096
+PAGES = 64
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,31 @@ class Memory:
         )
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What all work-items of a kernel together do for one access.
+
+    Attributes
+    ----------
+    pieces : float
+        Vectors that lie in one piece, and single elements of what is computed without vectors.
+    shared : float
+        Elements that all lanes of a vector share.
+    gathered, conditional : float
+        Lanes of vectors that lie elsewhere, and of those under a condition that differs from lane
+        to lane.
+    lines, pages : float
+        Cache lines that are fetched, and pages whose addresses are looked up.
+    """
+
+    pieces: float = 0.0
+    shared: float = 0.0
+    gathered: float = 0.0
+    conditional: float = 0.0
+    lines: float = 0.0
+    pages: float = 0.0
+
+
 class KernelCost:
     """Cost of one kernel under walks and layouts.
 
@@ -136,6 +167,7 @@ class KernelCost:
         ]
         self.buffers = [self.work[w].accesses[p].buffer for w, p in self.accesses]
         self.walks = list(dict.fromkeys(self._walks()))
+        self._footprints: dict[Any, float] = {}
 
     # ---- walks ------------------------------------------------------------------------------
 
@@ -200,18 +232,46 @@ class KernelCost:
 
     def access(self, number: int, walk: Walk, layout: Layout) -> float:
         """Cost of one access, by its place in `accesses`, under a layout of its tensor."""
+        counts = self.count(number, walk, layout)
+        line = self.memory.line_cost
+        if self.footprint(number, layout) <= self.memory.second_cache:
+            line *= SECOND_CACHE
+        return (
+            counts.pieces
+            + BROADCAST * counts.shared
+            + GATHERED_LANE * counts.gathered
+            + CONDITIONAL_LANE * counts.conditional
+            + line * counts.lines
+            + PAGE * counts.pages
+        )
+
+    def count(self, number: int, walk: Walk, layout: Layout) -> Counts:
+        """What all work-items together do for one access."""
         work, position = self.accesses[number]
         part, samples = self.work[work], self._sampled.samples[work][position]
         _, repeats, width = self._shape(work, walk)
-        run = self._lane_of(work, walk)
-        rows = [(d, n) for d, n in walk.rows if d in part.axes and (d,) in samples.runs and n > 1]
-        times = math.prod(n for _, n in rows) * repeats
-        each = self._instructions(samples, run, width, layout)
-        fetched = self._lines(work, samples, walk, layout)
-        size = math.prod(samples.extents) * samples.itemsize
-        near = size <= self.memory.second_cache
-        line = self.memory.line_cost * (SECOND_CACHE if near else 1.0)
-        return self.items(walk) * (times * each + fetched * line)
+        items = self.items(walk)
+        instructions = items * repeats * math.prod(n for _, n in self._rows(part, samples, walk))
+        kind = self._kind(samples, self._lane_of(work, walk), width, layout)
+        lanes = width if kind in ("gathered", "conditional") else 1
+        if self.memory.first_cache == 0:
+            lines, pages = self._subgroup_lines(work, samples, walk, layout), 0.0
+        else:
+            lines, pages = self._fetched(work, samples, walk, layout)
+        return Counts(**{kind: instructions * lanes}, lines=items * lines, pages=items * pages)
+
+    def footprint(self, number: int, layout: Layout, unit: int | None = None) -> float:
+        """Bytes of the units, lines unless told otherwise, that an access touches altogether."""
+        work, position = self.accesses[number]
+        samples = self._sampled.samples[work][position]
+        unit = unit or self.memory.line_bytes
+        key = (work, position, layout, unit)
+        if key not in self._footprints:
+            loops = [loop for axis in samples.whole for loop in _bytes_of(samples, axis, layout)]
+            start = starts_of(samples.origin(layout) * samples.itemsize, (), unit, samples.itemsize)
+            limit = math.ceil(self._size(samples, layout) / unit)
+            self._footprints[key] = unit * lines_of(loops, samples.itemsize, unit, start, limit)
+        return self._footprints[key]
 
     def followed(self, number: int, walk: Walk) -> tuple[Samples, Any, int]:
         """Samples of an access, the run that the lanes of its work follow, and their number."""
@@ -233,7 +293,7 @@ class KernelCost:
         elif walk.along_reduction and (part.reduced if not is_sink else walk.inner):
             last = self.extents[walk.inner[-1]] if is_sink else part.reduced[-1][1]
             width = min(walk.width, last)
-            repeats /= width
+            repeats *= math.ceil(last / width) / last
         return points, repeats, width
 
     def _lane_of(self, work: int, walk: Walk) -> Any:
@@ -247,86 +307,108 @@ class KernelCost:
             return (walk.inner[-1],) if walk.inner else None
         return part.reduced[-1][0] if part.reduced else None
 
-    def _instructions(self, samples: Samples, run: Any, width: int, layout: Layout) -> float:
+    def _kind(self, samples: Samples, run: Any, width: int, layout: Layout) -> str:
         if run is None or width < 2:
-            return 1.0
+            return "pieces"
         if samples.changes_condition(run):
-            return CONDITIONAL_LANE * width
+            return "conditional"
         stride = samples.stride(run, layout)
         if stride == 0:
-            return BROADCAST
-        return 1.0 if stride == 1 else GATHERED_LANE * width
+            return "shared"
+        return "pieces" if stride == 1 else "gathered"
 
-    def _lines(self, work: int, samples: Samples, walk: Walk, layout: Layout) -> float:
-        """Lines that a work-item fetches for one access."""
-        part, is_sink = self.work[work], work == len(self.work) - 1
+    @staticmethod
+    def _rows(part: Work, samples: Samples, walk: Walk) -> list[tuple[int, int]]:
+        """Axes of a tile's rows that an access moves along."""
+        return [(d, n) for d, n in walk.rows if d in part.axes and (d,) in samples.runs and n > 1]
+
+    @staticmethod
+    def _size(samples: Samples, layout: Layout) -> int:
+        return math.prod(layout.shape(samples.extents)) * samples.itemsize
+
+    # ---- cache lines ------------------------------------------------------------------------
+
+    def _fetched(
+        self, work: int, samples: Samples, walk: Walk, layout: Layout
+    ) -> tuple[float, float]:
+        """Lines and pages that a work-item fetches for one access, through caches of its own."""
+        part = self.work[work]
         run, (_, _, width) = self._lane_of(work, walk), self._shape(work, walk)
-        steps: list[tuple[int | None, int]] = []  # stride and count, the innermost loop first
-        if run is not None:
-            steps.append((samples.stride(run, layout), width))
-        if self.memory.first_cache == 0:
-            return self._shared_lines(samples, walk, layout, steps, part, is_sink)
-        steps += [(samples.stride((d,), layout), n) for d, n in walk.rows if d in part.axes]
-        if is_sink:
-            loops = [((d,), self.extents[d]) for d in reversed(walk.inner)]
+        loops = self._vector(samples, run, width, layout)
+        for d, n in self._rows(part, samples, walk):
+            loops += first_of(_bytes_of(samples, (d,), layout), n)
+        if part is self.work[-1]:
+            axes: list[Any] = [(d,) for d in reversed(walk.inner)]
         else:
-            loops = [(var, extent) for var, extent in reversed(part.reduced)]
-        for name, extent in loops:
-            step = samples.stride(name, layout)
-            if name == run:
-                extent, step = extent // width, None if step is None else step * width
-            steps.append((step, extent))
-        return _fetched(steps, samples.itemsize, self.memory)
+            axes = [var for var, _ in reversed(part.reduced)]
+        for axis in axes:
+            around = _bytes_of(samples, axis, layout)
+            loops += every(around, width) if axis == run else around
+        line, cache = self.memory.line_bytes, self.memory.first_cache
+        starts, size = self._starts(samples, walk, layout), self._size(samples, layout)
+        nest = tuple(loops)
+        lines = fetched(nest, samples.itemsize, line, starts, cache, math.ceil(size / line))
+        reach, most = PAGES * PAGE_BYTES, math.ceil(size / PAGE_BYTES)
+        pages = fetched(nest, samples.itemsize, PAGE_BYTES, None, reach, most)
+        return lines, pages
 
-    def _shared_lines(
-        self,
-        samples: Samples,
-        walk: Walk,
-        layout: Layout,
-        steps: list[tuple[int | None, int]],
-        part: Work,
-        is_sink: bool,
-    ) -> float:
-        """Lines of a device whose work-items share only what one instruction touches."""
-        number = self.work.index(part)
-        _, repeats, _ = self._shape(number, walk)
-        rows = math.prod(n for d, n in walk.rows if d in part.axes and (d,) in samples.runs)
+    def _subgroup_lines(self, work: int, samples: Samples, walk: Walk, layout: Layout) -> float:
+        """Lines of a work-item where subgroups share those of an instruction, and nothing else."""
+        line = self.memory.line_bytes
+        run, (_, repeats, width) = self._lane_of(work, walk), self._shape(work, walk)
+        loops = self._vector(samples, run, width, layout)
+        loops += self._side_by_side(samples, walk, layout)
+        starts = self._starts(samples, walk, layout)
+        limit = math.ceil(self._size(samples, layout) / line)
+        times = repeats * math.prod(n for _, n in self._rows(self.work[work], samples, walk))
+        lines = lines_of(loops, samples.itemsize, line, starts, limit)
+        return times * lines / min(self.memory.subgroup, self.items(walk))
+
+    def _starts(self, samples: Samples, walk: Walk, layout: Layout) -> Starts:
+        """Where in a line the first elements of work-items are."""
+        loops: list[Loop] = []
+        for d, _ in enumerate(self.extents):
+            if d not in walk.inner:
+                loops += every(_bytes_of(samples, (d,), layout), self._tile_size(walk, d))
+        origin = samples.origin(layout) * samples.itemsize
+        return starts_of(origin, loops, self.memory.line_bytes, samples.itemsize)
+
+    def _vector(self, samples: Samples, run: Any, width: int, layout: Layout) -> list[Loop]:
+        """Loops over the lanes of a vector."""
+        if run is None or width < 2:
+            return []
+        stride = samples.stride(run, layout)
+        if stride is not None:
+            return [(stride * samples.itemsize, width)] if stride else []
+        found: list[Loop] = []
+        for d in reversed(run) if isinstance(run, tuple) else ():
+            found += first_of(_bytes_of(samples, (d,), layout), width)
+            width = -(-width // self.extents[d])
+        return found if isinstance(run, tuple) else first_of(_bytes_of(samples, run, layout), width)
+
+    def _tile_size(self, walk: Walk, d: int) -> int:
+        if walk.lane is not None and d in walk.lane:
+            inner = math.prod(self.extents[o] for o in walk.lane if o > d)
+            return max(1, walk.width // inner)
+        return dict(walk.rows).get(d, 1)
+
+    def _side_by_side(self, samples: Samples, walk: Walk, layout: Layout) -> list[Loop]:
+        """Loops over the work-items of a subgroup, along the lanes first, then along rows."""
         outer = [d for d, n in enumerate(self.extents) if n > 1 and d not in walk.inner]
-        across: tuple[int, ...] | None = walk.lane or ((outer[-1],) if outer else None)
-        side = samples.stride(across, layout) if across is not None else 0
-        items = self.memory.subgroup
-        vector = steps[0] if steps else (0, 1)
-        together = [
-            vector,
-            (None if side is None else side * (walk.width if walk.lane else 1), items),
-        ]
-        lines = _box_lines(together, samples.itemsize, self.memory.line_bytes)
-        return rows * repeats * lines / items
+        first = list(reversed(walk.lane)) if walk.lane else outer[-1:]
+        rows = [d for d, _ in walk.rows if d not in first]
+        left, loops = self.memory.subgroup, []
+        for d in dict.fromkeys([*first, *rows, *reversed(outer)]):
+            size = self._tile_size(walk, d)
+            tiles = min(left, math.ceil(self.extents[d] / size))
+            loops += first_of(every(_bytes_of(samples, (d,), layout), size), tiles)
+            left //= tiles
+        return loops
 
 
-def _box_lines(steps: Sequence[tuple[int | None, int]], itemsize: int, line: int) -> float:
-    """Lines of a box of elements: strides and counts of its sides."""
-    span, apart = float(itemsize), 1.0
-    known = sorted((abs(s) * itemsize, n) for s, n in steps if s is not None and n > 1 and s)
-    for stride, count in known:
-        if stride <= max(span, line):
-            span += stride * (count - 1)
-        else:
-            apart *= count
-    for stride, count in steps:
-        if stride is None:
-            apart *= count
-    return apart * max(1.0, span / line)
-
-
-def _fetched(steps: Sequence[tuple[int | None, int]], itemsize: int, memory: Memory) -> float:
-    """Lines fetched by nested loops, the innermost first, through a cache of limited size."""
-    fetched = 1.0
-    for depth, (_, count) in enumerate(steps, start=1):
-        before = _box_lines(steps[: depth - 1], itemsize, memory.line_bytes)
-        whole = _box_lines(steps[:depth], itemsize, memory.line_bytes)
-        # A loop that comes again over lines which the cache has lost fetches them again. Half of
-        # it is left to the other operands.
-        kept = before * memory.line_bytes <= memory.first_cache / 2
-        fetched *= whole / before if kept else count
-    return fetched
+def _bytes_of(samples: Samples, axis: Any, layout: Layout) -> list[Loop]:
+    """Loops over a whole axis, strides in bytes."""
+    return [
+        (None if stride is None else stride * samples.itemsize, count)
+        for stride, count in samples.digits(axis, layout)
+    ]

@@ -1,10 +1,14 @@
-"""Show what became of a model's operators, which kernels are left, and why."""
+"""Show what became of a model's operators and tensors, which kernels are left, and why."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from . import options
+
+if TYPE_CHECKING:
+    from ..explaining import Explanation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="leave a mechanism of the pipeline out (eliminate, merge, fuse, simplify); may be "
-        "given several times",
+        help="leave a mechanism of the pipeline out (eliminate, merge, fuse, layouts, simplify); "
+        "may be given several times",
     )
 
 
@@ -59,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
                 "kernel_floor": found.kernel_floor,
                 "layout_transforms": found.layout_transforms,
                 "index_divisions": found.index_divisions,
+                "tensors": found.tensors,
+                "tensor_bytes": found.tensor_bytes,
+                "operand_readings": found.operand_readings,
+                "scheduled_readings": found.scheduled_readings,
                 "traffic_bytes": traffic,
                 "fates": found.fates,
                 "per_kernel": found.kernels,
@@ -81,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
                 "divisions in index maps, composed": found.index_divisions["before"],
                 "divisions in index maps, simplified": found.index_divisions["after"],
                 "divisions in inner loops": found.index_divisions["inner_loops"],
+                "tensors": len(found.tensors),
+                "tensors, bytes": found.tensor_bytes["total"],
+                "of these second copies": found.tensor_bytes["copies"],
                 **{
                     f"{name} traffic, bytes": "symbolic" if value is None else value
                     for name, value in traffic.items()
@@ -95,8 +106,29 @@ def run(args: argparse.Namespace) -> int:
     if kept:
         tables.append(report.operator_table(kept, "Kept, and why"))
     tables += [
+        *_layout_tables(found),
         report.kernel_table(found.kernels),
         report.summary_table("Seconds by stage", found.stages_s),
     ]
     options.show(*tables)
     return 0
+
+
+def _layout_tables(found: Explanation) -> list[Any]:
+    """How tensors lie, how kernels read them, and what is not read with stride one."""
+    from .. import report
+
+    if not found.tensors:
+        return []
+    return [
+        report.layout_table(found.tensors),
+        report.summary_table(
+            "Operands read along a reduced axis: as chosen, as scheduled",
+            {
+                how: f"{chosen}, {found.scheduled_readings[how]}"
+                for how, chosen in found.operand_readings.items()
+                if chosen or found.scheduled_readings[how]
+            },
+        ),
+        *report.against_the_grain_tables(found.tensors),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .document import json_text
+from .layout_tables import against_the_grain_tables, layout_table
 from .tables import (
     check_table,
     device_table,
@@ -16,11 +17,13 @@ from .tables import (
 )
 
 __all__ = [
+    "against_the_grain_tables",
     "check_table",
     "device_table",
     "fate_table",
     "json_text",
     "kernel_table",
+    "layout_table",
     "operator_table",
     "profile_table",
     "profiles_table",

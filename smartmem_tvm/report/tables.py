@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def summary_table(title: str, rows: Mapping[str, Any]) -> Table:
     """Two columns: what, and its value."""
-    table = _table(title, [("", "left"), ("", "right")])
+    table = plain_table(title, [("", "left"), ("", "right")])
     table.show_header = False
     for name, value in rows.items():
         table.add_row(name, _number(value))
@@ -29,15 +29,15 @@ def summary_table(title: str, rows: Mapping[str, Any]) -> Table:
 
 def tensor_table(title: str, specs: Iterable[TensorSpec]) -> Table:
     """Names, shapes and dtypes of inputs or outputs."""
-    table = _table(title, [("name", "left"), ("shape", "left"), ("dtype", "left")])
+    table = plain_table(title, [("name", "left"), ("shape", "left"), ("dtype", "left")])
     for spec in specs:
-        table.add_row(escape(spec.name), escape(_shape(spec.shape)), spec.dtype)
+        table.add_row(escape(spec.name), escape(shape_text(spec.shape)), spec.dtype)
     return table
 
 
 def kernel_table(kernels: Sequence[KernelInfo]) -> Table:
     """Every device kernel with its launches and footprint."""
-    table = _table(
+    table = plain_table(
         "Kernels",
         [("kernel", "left"), ("launches", "right"), ("layout only", "left"), ("KiB", "right")],
     )
@@ -46,7 +46,7 @@ def kernel_table(kernels: Sequence[KernelInfo]) -> Table:
             escape(kernel.name),
             str(kernel.calls),
             "yes" if kernel.layout_only else "",
-            "symbolic" if kernel.footprint_bytes is None else _kib(kernel.footprint_bytes),
+            "symbolic" if kernel.footprint_bytes is None else kib(kernel.footprint_bytes),
         )
     return table
 
@@ -57,7 +57,7 @@ def fate_table(fates: Sequence[Fate]) -> Table:
     for fate in fates:
         key = (fate.layout_class, fate.fate)
         counts[key] = counts.get(key, 0) + 1
-    table = _table("Operators", [("class", "left"), ("fate", "left"), ("operators", "right")])
+    table = plain_table("Operators", [("class", "left"), ("fate", "left"), ("operators", "right")])
     for (layout_class, fate_name), count in sorted(counts.items()):
         table.add_row(layout_class, fate_name, str(count))
     return table
@@ -65,7 +65,7 @@ def fate_table(fates: Sequence[Fate]) -> Table:
 
 def operator_table(fates: Sequence[Fate], title: str = "Every operator") -> Table:
     """Class, fate, kernel and reason of each operator."""
-    table = _table(
+    table = plain_table(
         title,
         [(name, "left") for name in ("operator", "function", "class", "fate", "kernel", "reason")],
     )
@@ -83,7 +83,7 @@ def operator_table(fates: Sequence[Fate], title: str = "Every operator") -> Tabl
 
 def profile_table(rows: Sequence[KernelProfile]) -> Table:
     """Device time of every kernel of one inference, the longest first."""
-    table = _table(
+    table = plain_table(
         "Kernels of one inference",
         [
             ("kernel", "left"),
@@ -109,7 +109,7 @@ def profile_table(rows: Sequence[KernelProfile]) -> Table:
 
 def check_table(result: CheckResult) -> Table:
     """One row per model: operators, kernels, layout kernels, latency, error."""
-    table = _table(
+    table = plain_table(
         f"{escape(result.model)}, {result.dtype}, device profile {escape(result.profile)}",
         [
             ("operators", "right"),
@@ -133,7 +133,7 @@ def check_table(result: CheckResult) -> Table:
 
 def device_table(devices: Sequence[DeviceInfo]) -> Table:
     """OpenCL devices with what decides their use."""
-    table = _table(
+    table = plain_table(
         "OpenCL devices",
         [
             ("index", "right"),
@@ -162,7 +162,7 @@ def device_table(devices: Sequence[DeviceInfo]) -> Table:
 
 def profiles_table(profiles: Iterable[DeviceProfile]) -> Table:
     """List the device profiles that ``--device`` takes."""
-    table = _table(
+    table = plain_table(
         "Device profiles",
         [("profile", "left"), ("fp16", "left"), ("textures", "left"), ("description", "left")],
     )
@@ -176,7 +176,8 @@ def profiles_table(profiles: Iterable[DeviceProfile]) -> Table:
     return table
 
 
-def _table(title: str, columns: Sequence[tuple[str, str]]) -> Table:
+def plain_table(title: str, columns: Sequence[tuple[str, str]]) -> Table:
+    """Table without rows; of each column the name and whether it is ``left`` or ``right``."""
     table = Table(title=title, title_justify="left")
     for name, justify in columns:
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
@@ -189,7 +190,8 @@ def _number(value: Any) -> str:
     return escape(str(value))
 
 
-def _shape(shape: Sequence[int | str]) -> str:
+def shape_text(shape: Sequence[int | str]) -> str:
+    """Extents in brackets."""
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
@@ -197,5 +199,6 @@ def _extents(sizes: Sequence[int]) -> str:
     return "×".join(map(str, sizes))
 
 
-def _kib(count: int) -> str:
+def kib(count: int) -> str:
+    """Bytes in KiB."""
     return f"{count / 1024:,.1f}"

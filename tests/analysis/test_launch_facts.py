@@ -155,6 +155,34 @@ def test_shared_memory_is_free_and_staged_copies_stay_copies():
     assert footprint_bytes(launch) == 512
 
 
+def test_an_index_in_private_memory_is_no_computation():
+    @T.prim_func(s_tir=True)
+    def main(A: T.Buffer((8, 8), "float32"), C: T.Buffer((8, 8), "float32")):
+        for i in T.thread_binding(64, thread="threadIdx.x"):
+            with T.sblock("b"):
+                v = T.axis.remap("S", [i])
+                first = T.sblock_alloc_buffer((1,), "int32", scope="local")
+                first[0] = v
+                C[first[0] % 8, first[0] // 8] = A[first[0] // 8, first[0] % 8]
+
+    [launch] = find_launches(main)
+    assert is_layout_only(launch.body)
+
+
+def test_an_index_that_is_stored_is_no_copy():
+    @T.prim_func(s_tir=True)
+    def main(A: T.Buffer((8,), "int32"), C: T.Buffer((8,), "int32")):
+        for i in T.thread_binding(8, thread="threadIdx.x"):
+            with T.sblock("b"):
+                v = T.axis.remap("S", [i])
+                first = T.sblock_alloc_buffer((1,), "int32", scope="local")
+                first[0] = v
+                C[v] = T.if_then_else(v < 4, A[v], first[0])
+
+    [launch] = find_launches(main)
+    assert not is_layout_only(launch.body)
+
+
 def test_symbolic_shapes_have_no_number():
     @T.prim_func(s_tir=True)
     def main(a: T.handle, c: T.handle):

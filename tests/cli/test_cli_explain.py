@@ -37,6 +37,30 @@ def test_the_document(workplace, smartmem_json):
     assert all(fate["kernels"] and set(fate["kernels"]) <= names for fate in document["fates"])
 
 
+def test_the_tensors(workplace, smartmem, smartmem_json):
+    document = smartmem_json(*EXPLAIN)
+    tensors = {tensor["name"]: tensor for tensor in document["tensors"]}
+    assert {"name", "shape", "layout", "scope", "bytes", "copies", "reason", "readings"} <= set(
+        next(iter(tensors.values()))
+    )
+    assert {tensor["scope"] for tensor in tensors.values()} == {"global"}
+    total = sum(tensor["bytes"] for tensor in tensors.values())
+    copies = sum(tensor["copies"] for tensor in tensors.values())
+    assert document["tensor_bytes"] == {"total": total, "copies": copies}
+    operands = [r for t in tensors.values() for r in t["readings"] if r["reduced"]]
+    assert len(operands) == 4  # of two matrix products
+    assert sum(document["operand_readings"].values()) == 4
+    assert sum(document["scheduled_readings"].values()) == 4
+    names = {row["func"] for row in document["per_kernel"]}
+    assert {reading["kernel"] for reading in operands} == names
+    code, out, err = smartmem(*EXPLAIN)
+    assert (code, err) == (0, "")
+    assert "Tensors" in out
+    assert "Operands read along a reduced axis" in out
+    for name in tensors:
+        assert name in out
+
+
 def test_what_is_kept_has_its_reason(workplace, smartmem, smartmem_json):
     options = ("--disable", "fuse")
     document = smartmem_json(*EXPLAIN, *options)

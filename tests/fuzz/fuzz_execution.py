@@ -19,6 +19,7 @@ from tvm.relax.backend import gpu_generic
 from smartmem_tvm.execution import build_kernels, opencl_modules
 from smartmem_tvm.passes import ClassifyOperators, RewriteLayouts
 from smartmem_tvm.pipeline import pipeline_stages
+from smartmem_tvm.upstream import truncate_divisions
 
 RELATIVE = 2e-4
 PROFILE = "cpu"
@@ -67,7 +68,8 @@ def run_on_host(
     mod = kernels_of(graph, disable, drawn)
     target = tvm.target.Target("llvm")
     with target, tvm.transform.PassContext(config={"tirx.disable_vectorize": True}):
-        passes = [*gpu_generic.dataflow_lower_passes(target), *gpu_generic.finalize_passes(target)]
+        lower = [*gpu_generic.dataflow_lower_passes(target), *gpu_generic.finalize_passes(target)]
+        passes = [truncate_divisions(), *lower]  # as after scheduling
         lowered = tvm.transform.Sequential(passes)(mod)
         executable = relax.build(lowered, target, relax_pipeline=tvm.transform.Sequential([]))
     return _run(graph, executable, tvm.cpu())

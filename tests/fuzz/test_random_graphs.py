@@ -8,7 +8,14 @@ from pathlib import Path
 import fuzz_reference
 import fuzz_relax
 import pytest
-from fuzz_execution import WrongNumbersError, compare, run_on_device, run_on_host, wide_lines
+from fuzz_execution import (
+    WrongNumbersError,
+    compare,
+    kernels_of,
+    run_on_device,
+    run_on_host,
+    wide_lines,
+)
 from fuzz_graphs import Graph, Step, Tensor
 from fuzz_minimise import minimise
 from fuzz_reference import IllConditionedError, reference
@@ -81,10 +88,29 @@ def test_random_graph_with_mechanism_off(switch):
     each()
 
 
+@random_graphs(50)
+def test_random_layouts(graph):
+    assume_tests_something(graph)
+    compare(graph, run_on_host(graph, drawn=Counter()))
+
+
+@random_graphs(10, symbolic=True)
+def test_random_layouts_with_symbolic_batch(graph):
+    assume_tests_something(graph)
+    compare(graph, run_on_host(graph, drawn=Counter()))
+
+
+@random_graphs(8)
+def test_random_layouts_on_device(opencl_device, graph):
+    assume_tests_something(graph)
+    compare(graph, run_on_device(graph, opencl_device, drawn=Counter()))
+
+
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
-def test_graph_that_failed_once(path):
+@pytest.mark.parametrize("drawn", [None, Counter()], ids=["chosen", "random"])
+def test_graph_that_failed_once(path, drawn):
     graph = Graph.from_json(path.read_text(encoding="utf-8"))
-    compare(graph, run_on_host(graph))
+    compare(graph, run_on_host(graph, drawn=drawn))
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
@@ -124,6 +150,18 @@ def test_generator_draws_everything():
     for what in ("symbolic batch", "several outputs", "output in the middle", "repeated reader"):
         assert drawn[what] > 20, what
     assert drawn["axis of extent 1"] > 20
+
+
+def test_layouts_of_every_form_are_drawn():
+    drawn: Counter[str] = Counter()
+
+    @random_graphs(25)
+    def each(graph):
+        kernels_of(graph, drawn=drawn)
+
+    each()
+    for form in ("permuted", "vectors", "padded vectors", "fused and split"):
+        assert drawn[form] > 5, form
 
 
 @random_graphs(30)

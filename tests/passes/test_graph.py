@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tvm
-from relax_graphs import apply, assert_same_values, calls, const, graph, kernels
+from relax_graphs import apply, assert_same_values, calls, const, graph, kernels, legalised
 from tvm import relax, tirx
 from tvm.ir import assert_structural_equal
 from tvm.relax import op
@@ -12,6 +12,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
+from smartmem_tvm.passes import EliminateLayoutTransforms, FuseOperators
 from smartmem_tvm.passes._emit import rewrite_blocks
 from smartmem_tvm.passes._graph import OpaqueNode, read_graph
 
@@ -120,6 +121,82 @@ def test_the_reader_says_why_a_binding_is_opaque():
     (scan,) = [node for node in found.nodes if isinstance(node, OpaqueNode)]
     assert scan.reason == "axis 'vt' runs in order"
     assert [buffer.name for buffer in scan.inputs()] == ["a"]
+
+
+@I.ir_module
+class InPlace:
+    """A row of a tensor is replaced in its memory."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def replace(Y: T.Buffer((9,), "float32"), A: T.Buffer((4, 9), "float32")):
+        for j in range(9):
+            with T.sblock("replace"):
+                vj = T.axis.spatial(9, j)
+                A[1, vj] = Y[vj]
+
+    @R.function
+    def main(x: R.Tensor((4, 9), "float32"), y: R.Tensor((9,), "float32")):
+        cls = InPlace
+        with R.dataflow():
+            a = R.exp(x)
+            b = R.call_tir_inplace(
+                cls.replace, (y, a), inplace_indices=[1], out_ty=R.Tensor((4, 9), "float32")
+            )
+            c = R.sin(b)
+            R.output(c)
+        return c
+
+
+def test_a_kernel_in_place_is_a_node_for_those_who_ask():
+    before = legalised(InPlace)
+    (block,) = before["main"].body.blocks
+    (kept,) = [node for node in read_graph(before, block).nodes if isinstance(node, OpaqueNode)]
+    assert kept.reason == "it writes into the memory of an operand"
+    first, node, last = read_graph(before, block, in_place=True).kernels()
+    assert node.inplace == {node.outputs[0]: first.outputs[0]}
+    assert [buffer.name for buffer in node.inputs()] == ["y", "a"]
+    assert last.inputs() == node.outputs
+    after = apply(before, lambda mod: rewrite_blocks(mod, lambda graph: None, in_place=True))
+    assert after["main"].script() == before["main"].script()
+    assert_same_values(before, after)
+
+
+@pytest.mark.parametrize("change", [EliminateLayoutTransforms, FuseOperators])
+def test_nothing_joins_a_kernel_in_place(change):
+    before = legalised(InPlace)
+    after = apply(before, change)
+    assert len(calls(after)) == 2  # and the one in place
+    assert_same_values(before, after)
+
+
+@I.ir_module
+class Shifted:
+    """Rows of a tensor move up in its memory."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def shift(X: T.Buffer((9, 9), "float32"), A: T.Buffer((9, 9), "float32")):
+        for i, j in T.grid(8, 9):
+            with T.sblock("shift"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                A[vi, vj] = X[vi + 1, vj]
+
+    @R.function
+    def main(x: R.Tensor((9, 9), "float32")):
+        cls = Shifted
+        with R.dataflow():
+            a = R.exp(x)
+            b = R.call_tir_inplace(
+                cls.shift, (a, a), inplace_indices=[1], out_ty=R.Tensor((9, 9), "float32")
+            )
+            R.output(b)
+        return b
+
+
+def test_an_operand_that_is_read_and_written_in_place_is_opaque():
+    mod = legalised(Shifted)
+    found = read_graph(mod, mod["main"].body.blocks[0], in_place=True)
+    (kept,) = [node for node in found.nodes if isinstance(node, OpaqueNode)]
+    assert kept.reason == "it reads, as another operand, the memory that it writes into"
 
 
 def test_a_constant_is_one_buffer_for_all_who_read_it():

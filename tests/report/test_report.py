@@ -9,6 +9,13 @@ from rich.console import Console
 
 from smartmem_tvm import report
 from smartmem_tvm.analysis import KernelInfo
+from smartmem_tvm.analysis.tensor_layouts import (
+    ALONG_LANES,
+    GATHERED,
+    NextBest,
+    Reading,
+    TensorLayout,
+)
 from smartmem_tvm.artifact import KernelProfile
 from smartmem_tvm.devices import built_in_profiles
 from smartmem_tvm.frontend import TensorSpec
@@ -77,6 +84,45 @@ def test_tensor_table_shows_symbols_and_brackets():
     out = text(report.tensor_table("Inputs", [TensorSpec("a[b]", ("n", 3), "int64")]))
     assert "a[b]" in out
     assert "[n, 3]" in out
+
+
+def tensor(name, **changes):
+    facts = {"layout": "[0, 1]", "row_by_row": True, "bytes": 2048, "reason": "cheapest"}
+    return TensorLayout(name, ("n", 4), "float32", **{**facts, **changes})
+
+
+def test_layouts_of_their_own_come_first_and_constants_last():
+    rows = [
+        tensor("plain"),
+        tensor("weight", constant=True, row_by_row=False, layout="[1, 0]"),
+        tensor("input", forced=True, bytes=None),
+        tensor("turned", row_by_row=False, next_best=NextBest("[0, 1]", 5.0, 1.25)),
+        tensor("large", row_by_row=False, bytes=4096),
+    ]
+    lines = text(report.layout_table(rows)).splitlines()
+    names = [line.split()[1] for line in lines if "[n, 4]" in line]
+    assert names == ["large", "turned", "input", "plain", "weight"]
+    assert "symbolic" in next(line for line in lines if "input" in line)
+    assert "[0, 1] +25.0%" in next(line for line in lines if "turned" in line)
+    shortened = text(report.layout_table(rows, most=2))
+    assert "input" not in shortened
+    assert "and 3 more: --json has all" in shortened
+
+
+def test_only_operands_of_reductions_go_against_the_grain():
+    fine = Reading("lv", ALONG_LANES, True)
+    planned = Reading("lv", GATHERED, True, "lanes apart", "matmul", ALONG_LANES)
+    gathered = Reading("lv", GATHERED, True, "lanes 4 apart", "matmul1", GATHERED)
+    beside = Reading("lv", GATHERED, False)
+    assert report.against_the_grain_tables([tensor("x", readings=(fine, planned, beside))]) == []
+    (table,) = report.against_the_grain_tables([tensor("y", readings=(gathered, fine))])
+    (line,) = [line for line in text(table).splitlines() if "matmul" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "y",
+        "matmul1",
+        "gathered",
+        "lanes 4 apart",
+    ]
 
 
 def test_profiles_table_has_every_profile():

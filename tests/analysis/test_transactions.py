@@ -1,0 +1,137 @@
+"""The cost model's counts against an enumeration of every point of every work-item."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from tvm import te, tirx, topi
+
+from smartmem_tvm.analysis.fused_kernel import read_kernel
+from smartmem_tvm.analysis.layouts import Layout, innermost, row_major
+from smartmem_tvm.analysis.transactions import KernelCost, Memory
+from smartmem_tvm.devices import resolve_profile
+
+from .count_accesses import NOMINAL, Touched
+
+CPU = replace(Memory.of(resolve_profile("cpu")), rows=4)
+ADRENO = Memory.of(resolve_profile("adreno-740"))
+
+
+def _kernel(body, *shapes, dtype="float32", dtypes=()):
+    """Function of an expression of tensors x0, x1, …"""
+    tensors = []
+    for number, shape in enumerate(shapes):
+        own = dtypes[number] if number < len(dtypes) else dtype
+        tensors.append(te.placeholder(shape, name=f"x{number}", dtype=own))
+    return te.create_prim_func([*tensors, body(*tensors)])
+
+
+def _matmul(a, b, dtype="float32", **transposed):
+    return _kernel(lambda x, y: topi.nn.matmul(x, y, **transposed), a, b, dtype=dtype)
+
+
+def _conv(pad, stride):
+    return _kernel(
+        lambda x, w: topi.nn.conv2d_nchw(x, w, stride, pad, 1, "float32"),
+        (1, 4, 16, 16),
+        (16, 4, 3, 3),
+    )
+
+
+def _depthwise():
+    return _kernel(
+        lambda x, w: topi.nn.group_conv2d_nchw(x, w, 1, 1, 1, 4, "float32"),
+        (1, 4, 16, 16),
+        (4, 1, 3, 3),
+    )
+
+
+def _windows(x):
+    """[height, width, channels] in windows of four by four."""
+    split = topi.reshape(x, (2, 4, 2, 4, 16))
+    return topi.reshape(topi.transpose(split, (0, 2, 1, 3, 4)), (4, 16, 16))
+
+
+def _layer_norm(x):
+    length = float(int(x.shape[-1]))
+    apart = topi.subtract(x, topi.divide(topi.sum(x, -1, keepdims=True), length))
+    variance = topi.divide(topi.sum(topi.multiply(apart, apart), -1, keepdims=True), length)
+    return topi.divide(apart, topi.sqrt(variance))
+
+
+def _symbolic():
+    n = tirx.Var("n", "int64")
+    return _kernel(lambda x, y: topi.nn.matmul(x, y), (n, 16), (16, 32))
+
+
+# Shapes that vectors and tiles divide: counts are exact.
+ALIGNED = {
+    "matmul": _matmul((16, 32), (32, 16)),
+    "matmul, left transposed": _matmul((32, 16), (32, 16), transpose_a=True),
+    "matmul, right transposed": _matmul((16, 32), (16, 32), transpose_b=True),
+    "matmul in float16": _matmul((16, 32), (32, 16), dtype="float16"),
+    "broadcast": _kernel(
+        lambda x, y, z: topi.add(topi.multiply(x, y), z), (4, 16, 16), (16,), (16, 1)
+    ),
+    "windows": _kernel(lambda x: topi.nn.relu(_windows(x)), (8, 8, 16)),
+    "transpose": _kernel(lambda x: topi.exp(topi.transpose(x, (1, 2, 0))), (16, 4, 16)),
+    "softmax": _kernel(lambda x: topi.nn.softmax(x, -1), (16, 32)),
+    "layer norm": _kernel(_layer_norm, (16, 32)),
+    "symbolic": _symbolic(),
+}
+# Conditions, edges and extents that nothing divides.
+RAGGED = {
+    "convolution": _conv(1, 1),
+    "convolution with stride": _conv(1, 2),
+    "convolution without padding": _conv(0, 1),
+    "depthwise": _depthwise(),
+    "odd matmul": _matmul((13, 37), (37, 21)),
+    "odd softmax": _kernel(lambda x: topi.nn.softmax(x, -1), (7, 50)),
+    "slice": _kernel(lambda x: topi.exp(topi.strided_slice(x, [3, 5], [14, 31])), (16, 37)),
+    "gather": _kernel(
+        lambda x, i: topi.take(x, i, axis=0, mode="fast"),
+        (31, 32),
+        (16,),
+        dtypes=("float32", "int32"),
+    ),
+    "gather of columns": _kernel(
+        lambda x, i: topi.take(x, i, axis=1, mode="fast"),
+        (16, 31),
+        (16,),
+        dtypes=("float32", "int32"),
+    ),
+}
+DATA = {"x1": np.random.default_rng(0).permutation(31)[:16]}
+
+
+def _layouts(shape):
+    """All that one dimension makes innermost or cuts, padding included."""
+    extents = [int(n) if isinstance(n, tirx.IntImm) else NOMINAL for n in shape]
+    ndim = len(extents)
+    yield row_major(ndim)
+    for d in range(ndim):
+        if extents[d] > 1 and ndim > 1:
+            yield innermost(ndim, d)
+            yield Layout((d, *(o for o in range(ndim) if o != d)), (d, 16))
+            yield Layout(tuple(range(ndim)), (d, 4))
+
+
+def _cases(func, memory):
+    """Every access under every layout, and walks of every form."""
+    model = KernelCost(read_kernel(func), memory)
+    forms = {}
+    for walk in model.walks:
+        form = (walk.lane and len(walk.lane), walk.along_reduction, len(walk.rows))
+        forms.setdefault(form, []).append(walk)
+    for walks in forms.values():
+        for walk in walks[:3]:
+            for number, buffer in enumerate(model.buffers):
+                for layout in dict.fromkeys(_layouts(buffer.shape)):
+                    counted = Touched(model, number, walk, layout, DATA)
+                    where = f"{buffer.name} as {layout}, {walk}"
+                    yield model, number, walk, layout, counted, where
+
+

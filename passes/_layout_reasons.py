@@ -8,7 +8,7 @@ that then suits it best.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -44,8 +44,9 @@ class _Kernel:
 
     Attributes
     ----------
-    accesses : dict
-        Numbers of the accesses of each tensor.
+    accesses, operands : dict
+        Numbers of the accesses of each tensor, and their costs; a second copy is one of them, with
+        the costs of its tensor.
     total : array
         Cost under each walk, its tensors as they lie.
     walk : int
@@ -54,11 +55,13 @@ class _Kernel:
 
     choice: KernelChoice
     accesses: dict[Any, list[int]]
+    operands: dict[Any, Operand]
     total: Costs
     walk: int
 
-    def costs(self, operand: Operand, chosen: Layout) -> Costs:
-        """Cost under [walk, layout of the operand], all other tensors as they lie."""
+    def costs(self, buffer: Any, chosen: Layout) -> Costs:
+        """Cost under [walk, layout of the tensor], all other tensors as they lie."""
+        operand = self.operands[buffer]
         own = operand.costs[:, operand.layouts.index(chosen)]
         return np.asarray((self.total - own)[:, None] + operand.costs)
 
@@ -83,6 +86,7 @@ def tensor_layouts(
 class _Reasons:
     def __init__(self, graph: Graph, stated: LayoutProblem, builder: ProblemBuilder) -> None:
         self.graph, self.stated, self.builder = graph, stated, builder
+        self.copies = {copy.copy: copy for copy in stated.copies}
         self.kernels = {id(c.node): self._kernel(c) for c in stated.kernels}
         self.around: dict[Any, list[_Kernel]] = {}
         for kernel in self.kernels.values():
@@ -117,7 +121,7 @@ class _Reasons:
         for buffer in self.names:
             if is_constant(self.graph, buffer):
                 found += self._constant(buffer)
-            elif buffer in self.stated.tensors:
+            elif buffer in self.stated.tensors or buffer in self.copies:
                 found.append(self._free(buffer))
             else:
                 found.append(self._fixed(buffer))
@@ -129,13 +133,19 @@ class _Reasons:
     # ---- three kinds of tensors -------------------------------------------------------------
 
     def _free(self, buffer: Any) -> TensorLayout:
-        layouts = self.stated.tensors[buffer]
+        copy = self.copies.get(buffer)
+        layouts = self.stated.tensors[buffer if copy is None else copy.tensor]
         around = self.around.get(buffer, [])
         layout = self._layout(around[0].choice.node, buffer) if around else layouts[0]
         costs = np.zeros(len(layouts))
         for kernel in around:
-            costs += kernel.costs(_operand(kernel.choice.free, buffer), layout).min(axis=0)
-        return self._record(buffer, layout, layouts, costs, self.readers.get(buffer, []))
+            costs += kernel.costs(buffer, layout).min(axis=0)
+        record = self._record(buffer, layout, layouts, costs, self.readers.get(buffer, []))
+        if copy is None:
+            return record
+        saved = _share(-copy.gain, record.cost + copy.gain)
+        reason = f"a second copy of '{self.names[copy.tensor]}': with it its kernels cost {saved}"
+        return replace(record, reason=reason, copies=record.bytes or 0)
 
     def _constant(self, buffer: Any) -> list[TensorLayout]:
         by_layout: dict[Layout, list[Node]] = {}
@@ -149,11 +159,11 @@ class _Reasons:
             around = [self.kernels[id(n)] for n in nodes if id(n) in self.kernels]
             extra = _bytes(buffer, layout) or 0 if found else 0
             if around:
-                operands = [_operand(kernel.choice.own, buffer) for kernel in around]
-                costs = np.zeros(len(operands[0].layouts))
-                for kernel, operand in zip(around, operands, strict=True):
-                    costs += kernel.costs(operand, layout).min(axis=0)
-                record = self._record(buffer, layout, operands[0].layouts, costs, nodes, extra)
+                layouts = around[0].operands[buffer].layouts
+                costs = np.zeros(len(layouts))
+                for kernel in around:
+                    costs += kernel.costs(buffer, layout).min(axis=0)
+                record = self._record(buffer, layout, layouts, costs, nodes, extra)
             else:
                 reason = str(self.builder.model(nodes[0]))
                 record = self._plain(buffer, layout, f"its kernel has it row by row: {reason}")
@@ -273,10 +283,9 @@ class _Reasons:
                 return f"it lies row by row: {fixed}"
             more = _share(float(min(plain)) - chosen, chosen)
             return f"it lies row by row ({fixed}), and a walk with stride one would cost {more}"
-        operand = _operand([*kernel.choice.free, *kernel.choice.own], buffer)
-        table = kernel.costs(operand, layout)
+        table = kernel.costs(buffer, layout)
         best: tuple[float, Layout] | None = None
-        for column, other in enumerate(operand.layouts):
+        for column, other in enumerate(kernel.operands[buffer].layouts):
             elsewhere = costs[other] - float(table[:, column].min())
             for row in range(len(walks)):
                 cost = elsewhere + float(table[row, column])
@@ -295,11 +304,19 @@ class _Reasons:
         accesses: dict[Any, list[int]] = {}
         for number, parameter in enumerate(choice.model.buffers):
             accesses.setdefault(self._root(actual[parameter]), []).append(number)
+        operands = {operand.buffer: operand for operand in (*choice.free, *choice.own)}
+        inputs = choice.node.inputs() if self.copies else []
+        for copy in self.copies.values():
+            if copy.copy in inputs:  # instead of the tensor
+                accesses[copy.copy] = accesses.pop(copy.tensor)
+                operands[copy.copy] = operands.pop(copy.tensor)
+            elif copy.copy in choice.node.outputs:  # beside it
+                accesses[copy.copy] = accesses[copy.tensor]
+                operands[copy.copy] = operands[copy.tensor]
         total = choice.base.copy()
-        for operand in (*choice.free, *choice.own):
-            layout = self._layout(choice.node, operand.buffer)
-            total += operand.costs[:, operand.layouts.index(layout)]
-        return _Kernel(choice, accesses, total, int(total.argmin()))
+        for buffer, operand in operands.items():
+            total += operand.costs[:, operand.layouts.index(self._layout(choice.node, buffer))]
+        return _Kernel(choice, accesses, operands, total, int(total.argmin()))
 
     def _layout(self, node: Node, buffer: Any) -> Layout:
         """Layout of a tensor, as a kernel's attribute has it."""
@@ -309,10 +326,6 @@ class _Reasons:
                 if layout is not None:
                     return layout
         return row_major(len(buffer.shape))
-
-
-def _operand(operands: list[Operand], buffer: Any) -> Operand:
-    return next(operand for operand in operands if operand.buffer.same_as(buffer))
 
 
 def _worst(readings: Iterable[tuple[str, str]]) -> tuple[str, str]:

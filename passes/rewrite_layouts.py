@@ -112,18 +112,19 @@ class _Rewriting:
                     )
                 maps.setdefault(buffer, index_map)
         for node in self.graph.kernels():
-            for buffer in {*node.inputs(), *node.outputs} - {*node.inplace.values()}:
-                asked = maps.get(buffer)
+            before = set(node.inplace.values())
+            for buffer in (*node.inputs(), *node.outputs):
+                asked = None if buffer in before else maps.get(buffer)
                 if asked is not None and not _same(asked, node.layouts.get(buffer)):
                     raise SmartMemError(
                         f"tensor '{buffer.name}' is to lie as {asked}, but "
                         f"'{node.name}' has it as {node.layouts.get(buffer)}: give it one layout"
                     )
-            for output, before in node.inplace.items():
-                if not _same(maps.get(output), maps.get(before)):
+            for output, held in node.inplace.items():
+                if not _same(maps.get(output), maps.get(held)):
                     raise SmartMemError(
                         f"'{node.name}' writes '{output.name}' into the memory of "
-                        f"'{before.name}', but their layouts differ: give them one"
+                        f"'{held.name}', but their layouts differ: give them one"
                     )
         return maps
 

@@ -223,3 +223,17 @@ def test_constants_are_tensors_too():
     scheduled = [r for t in constants for r in t.readings if r.reduced]
     assert len(scheduled) == 2
     assert all(reading.scheduled for reading in scheduled)
+
+
+def test_a_second_copy_is_read_by_a_kernel_and_counted():
+    def body(x, a, w):
+        both_ways = op.matmul(op.exp(x), w)
+        return op.matmul(a, both_ways), op.matmul(op.exp(a), op.permute_dims(both_ways))
+
+    target = load_profile("cpu").target(None)
+    found = explain(module(body, (256, 256), (256, 256), (256, 256)), target)
+    (copy,) = [tensor for tensor in found.tensors if tensor.copies]
+    assert found.tensor_bytes["copies"] == copy.bytes == 256 * 256 * 4
+    (reading,) = copy.readings
+    assert reading.kernel
+    assert reading.scheduled

@@ -58,7 +58,7 @@ def lines_of(
     unit = 0  # stride of the last loop that repeats pieces
     repeating: list[Loop] = []
     for stride, count in sorted((abs(s), n) for s, n in loops if s and n > 1):
-        if stride <= max(span, line):
+        if stride < span + line:  # no line fits into the gap
             span += stride * (count - 1)
         elif unit and stride <= unit * reach:
             # The same places again, as of the rows of neighbouring windows, and some beyond.

@@ -93,6 +93,13 @@ class Samples:
             self._digits[key] = found
         return self._digits[key]
 
+    def moves(self, axis: Any, dim: int) -> bool:
+        """Whether the index of a dimension of the tensor changes along a single axis."""
+        if axis not in self.whole:
+            return False
+        column = self.whole[axis][..., dim]
+        return bool((column != column[:, :1]).any())
+
     def origin(self, layout: Layout) -> int:
         """Place of the element at the start of all axes, or of one of them."""
         for indices in self.whole.values():

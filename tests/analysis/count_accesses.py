@@ -157,7 +157,9 @@ class Touched:
         steps = np.diff(self.places[self.conditions[..., 0]], axis=-1)
         if not steps.any():
             return "shared"
-        return "pieces" if (steps == 1).all() else "gathered"
+        if (steps != steps.flat[0]).any():
+            return "scattered"
+        return "pieces" if steps.flat[0] == 1 else "gathered"
 
     def instructions(self):
         """Vectors that all work-items need, times lanes where each lane is one of its own."""
@@ -165,7 +167,7 @@ class Touched:
         weights = np.random.default_rng(0).integers(1, 1 << 40, lanes)
         vectors = (self.places * weights).sum(axis=-1)
         return _distinct(vectors.transpose(0, 2, 1)) * (
-            lanes if self.kind in ("gathered", "conditional") else 1
+            lanes if self.kind in ("gathered", "scattered", "conditional") else 1
         )
 
     def lines(self, line):
@@ -175,7 +177,9 @@ class Touched:
     def shared_lines(self, line, subgroup):
         """Lines of each instruction of each subgroup, summed."""
         items, rows = self.places.shape[:2]
-        moves = [r for r in range(rows) if r == 0 or (self.places[:, r] != self.places[:, 0]).any()]
+        _, moves = np.unique(
+            self.places.transpose(1, 0, 2, 3).reshape(rows, -1), axis=0, return_index=True
+        )
         found = 0
         for first in range(0, items, subgroup):
             lines = self._lines(line)[first : first + subgroup, moves].transpose(1, 2, 0, 3)

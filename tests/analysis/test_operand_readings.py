@@ -118,3 +118,19 @@ def test_data_as_an_index_gathers():
     found = model(looked_up)
     how, cause = read_as(found, access(found, "x"), Walk((0,), 16), PLAIN)
     assert (how, cause) == (GATHERED, "its lanes are where data says")
+
+
+@T.prim_func(private=True, s_tir=True)
+def chosen(one: T.Buffer((1,)), x: T.Buffer((32, 16)), y: T.Buffer((32,))):
+    for i, k in T.grid(32, 16):
+        with T.sblock("sum"):
+            vi, vk = T.axis.remap("SR", [i, k])
+            with T.init():
+                y[vi] = T.float32(0)
+            y[vi] += T.if_then_else(vk < 8, one[0], x[vi, vk])
+
+
+def test_a_condition_alone_is_no_way_along_a_reduction():
+    found = model(chosen)
+    assert not is_reduced(found, access(found, "one"))
+    assert is_reduced(found, access(found, "x"))

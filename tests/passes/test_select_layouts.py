@@ -249,3 +249,23 @@ def test_a_target_that_no_profile_made_gets_cautious_figures(target):
             chosen = SelectLayouts()(mod)
     assert any(func.attrs.get(LAYOUTS) for func in kernels(chosen))
     assert unexplained(read_tensor_layouts(chosen)) == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_second_copy_says_whose_it_is_and_what_it_saves(profile):
+    square = weights(256, 256)
+
+    def body(x, a):
+        both_ways = op.matmul(op.exp(x), square)
+        return op.matmul(a, both_ways), op.matmul(op.exp(a), op.permute_dims(both_ways))
+
+    found = records(selected(fused(body, (256, 256), (256, 256)), profile))
+    (copy,) = [tensor for tensor in found.values() if tensor.copies]
+    tensor = found[copy.name.removesuffix("_copy")]
+    assert copy.copies == copy.bytes == tensor.bytes == 256 * 256 * 4
+    assert tensor.copies == 0
+    assert tensor.layout != copy.layout
+    assert f"a second copy of '{tensor.name}'" in copy.reason
+    assert copy.reason.endswith("% less")
+    assert [len(t.readings) for t in (tensor, copy)] == [1, 1]
+    assert {t.readings[0].how for t in (tensor, copy)} <= STRIDE_ONE

@@ -1,0 +1,121 @@
+"""How a work-item may go through a kernel's domain, as a schedule would cut it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from smartmem_tvm.devices import DeviceProfile
+
+from .kernel_samples import KernelSamples
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a work-item goes through a kernel's domain.
+
+    Attributes
+    ----------
+    lane : tuple[int, ...] or None
+        Neighbouring axes of the sink, taken together, that vectors run along.
+    width : int
+        Lanes of a vector; 1 for none.
+    along_reduction : bool
+        Whether vectors run along the last reduced axis instead, with partial results.
+    rows : tuple of (int, int)
+        Axes of which a work-item has several points, and how many.
+    inner : tuple[int, ...]
+        Axes that a work-item covers as a whole, after its reductions.
+    """
+
+    lane: tuple[int, ...] | None = None
+    width: int = 1
+    along_reduction: bool = False
+    rows: tuple[tuple[int, int], ...] = ()
+    inner: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the model asks of a device profile.
+
+    Attributes
+    ----------
+    width : int
+        Lanes of the widest useful vector.
+    rows : int
+        Rows of a register tile.
+    line_bytes, first_cache : int
+        Bytes of a cache line, and of the cache that a work-item's reads go through; 0 for none.
+    second_cache : int
+        Bytes of the cache behind it.
+    line_cost : float
+        Vector instructions that a line from memory is worth.
+    subgroup : int
+        Work-items in lock step.
+    """
+
+    width: int
+    rows: int
+    line_bytes: int
+    first_cache: int
+    second_cache: int
+    line_cost: float
+    subgroup: int
+
+    @classmethod
+    def of(cls, profile: DeviceProfile) -> Memory:
+        """Figures of a profile."""
+        width = profile.compute.vector_width
+        line = profile.cache.line_bytes / profile.bandwidth.global_gbps
+        return cls(
+            max(width, profile.compute.register_tile[1]),
+            profile.compute.register_tile[0],
+            profile.cache.line_bytes,
+            profile.cache.buffer_l1_bytes,
+            profile.cache.l2_bytes,
+            line * profile.peak.float32_gflops / (2 * width),
+            profile.work_group.subgroup_size,
+        )
+
+
+def list_walks(kernel: KernelSamples, memory: Memory) -> list[Walk]:
+    """Walks of a kernel: lanes along any axes of the output or along the reduction, and rows."""
+    return list(dict.fromkeys(_walks(kernel, memory)))
+
+
+def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
+    extents = kernel.extents
+    wide = {d for d, n in enumerate(extents) if n > 1}
+    reductions = kernel.work[:-1]
+    used = set().union(*(part.axes for part in reductions)) if reductions else wide
+    inner: tuple[int, ...] = ()
+    if reductions and not any(wide <= part.axes for part in reductions):
+        inner = tuple(sorted(wide - used))
+    outer = sorted(wide - set(inner))
+    for lane in (None, *_lanes(kernel, outer)):
+        extent = math.prod(extents[d] for d in lane) if lane else 1
+        width = 1 << (min(extent, memory.width).bit_length() - 1)
+        yield Walk(lane, width, inner=inner)
+        for row in outer if not inner else ():
+            if lane is None or row not in lane:
+                yield Walk(lane, width, rows=((row, min(memory.rows, extents[row])),))
+    if not reductions or memory.width < 2:
+        return
+    for row in (None, *(outer if not inner else ())):
+        rows = () if row is None else ((row, min(4, extents[row])),)
+        yield Walk(None, memory.width, True, rows, inner)
+        for other in outer if row is not None else ():
+            if row is not None and other > row:
+                both = (*rows, (other, min(4, extents[other])))
+                yield Walk(None, memory.width, True, both, inner)
+
+
+def _lanes(kernel: KernelSamples, outer: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    for d in outer:
+        if kernel.symbolic[d]:
+            continue
+        yield (d,)
+        if d - 1 in outer and not kernel.symbolic[d - 1]:
+            yield (d - 1, d)

@@ -210,19 +210,20 @@ class Drawing:
     def compile(self, pair: Pair, func: tirx.PrimFunc) -> Any:
         """Both versions in one library; RuleDeclined where the tile does not fit."""
         tile = tile_of(pair.walk, self.memory)
-        assert tile is not None
+        kernels = [
+            read_kernel(rewrite_function(func, {func.params[pair.tensor]: layout.index_map()}))
+            for layout in pair.layouts
+        ]
+        if tile is None:
+            raise RuleDeclined("the walk takes axes together")
+        # Both versions have the work-groups of the first.
+        tile = with_group(tile, Costs(kernels[0], self.limits), self.limits)
         functions = {}
-        for version, layout in enumerate(pair.layouts):
-            maps = {func.params[pair.tensor]: layout.index_map()}
-            kernel = read_kernel(rewrite_function(func, maps))
-            grouped = with_group(tile, Costs(kernel, self.limits), self.limits)
+        for version, kernel in enumerate(kernels):
             name = f"version_{version}"
-            functions[name] = (
-                WorkItem(kernel, grouped)
-                .schedule()
-                .mod["main"]
-                .with_attr({"global_symbol": name, IS_SCHEDULED: True})
-            )
+            attributes = {"global_symbol": name, IS_SCHEDULED: True}
+            scheduled = WorkItem(kernel, tile).schedule().mod["main"]
+            functions[name] = scheduled.with_attr(attributes)
         return tvm.compile(tvm.IRModule(functions), target=self.target, tir_pipeline="smartmem")
 
 
@@ -292,7 +293,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepared(options: argparse.Namespace) -> list[Pair] | None:
-    """Pairs of the work folder; None where it has none of these settings and this code."""
+    """Pairs of the work folder; None where it has none of these settings."""
     path = options.work / "prepared.json"
     if not path.exists():
         return None

@@ -78,6 +78,17 @@ class Samples:
             self._strides[key] = first if (steps == first).all() else None
         return self._strides[key]
 
+    def rests(self, run: Any, count: int) -> bool:
+        """Whether an access stays where it is along every `count` points of a run, whole tiles."""
+        if run not in self.runs:
+            return True
+        indices, condition = self.runs[run]
+        length = indices.shape[1] // count * count
+        if condition or not length:
+            return False
+        tiles = indices[:, :length].reshape(len(indices), -1, count, indices.shape[2])
+        return indices.shape[1] % count == 0 and bool((tiles == tiles[:, :, :1]).all())
+
     def digits(self, axis: Any, layout: Layout) -> tuple[Digit, ...]:
         """Loops that a single axis amounts to in a layout, the innermost first.
 

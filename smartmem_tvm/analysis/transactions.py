@@ -252,7 +252,9 @@ class KernelCost:
     @staticmethod
     def _rows(part: Work, samples: Samples, walk: Walk) -> list[tuple[int, int]]:
         """Axes of a tile's rows that an access moves along."""
-        return [(d, n) for d, n in walk.rows if d in part.axes and (d,) in samples.runs and n > 1]
+        return [
+            (d, n) for d, n in walk.rows if d in part.axes and n > 1 and not samples.rests((d,), n)
+        ]
 
     @staticmethod
     def _size(samples: Samples, layout: Layout) -> int:

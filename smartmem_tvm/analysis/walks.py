@@ -100,7 +100,7 @@ def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
         yield Walk(lane, width, inner=inner)
         for row in outer if not inner else ():
             if lane is None or row not in lane:
-                yield Walk(lane, width, rows=((row, min(memory.rows, extents[row])),))
+                yield Walk(lane, width, rows=((row, _rows_of(extents[row], memory.rows)),))
     if not reductions or memory.width < 2:
         return
     for row in (None, *(outer if not inner else ())):
@@ -110,6 +110,17 @@ def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
             if row is not None and other > row:
                 both = (*rows, (other, min(4, extents[other])))
                 yield Walk(None, memory.width, True, both, inner)
+
+
+def _rows_of(extent: int, most: int) -> int:
+    """Rows of a tile: those that leave least of the last tile over, one step more than the most.
+
+    ::
+
+        7 rows are best, but 8 where the extent is 24
+    """
+    sizes = range(max(1, most // 2), min(extent, most * 8 // 7) + 1)
+    return min(sizes, key=lambda n: (-(-extent // n) * n, -n), default=extent)
 
 
 def _lanes(kernel: KernelSamples, outer: Sequence[int]) -> Iterator[tuple[int, ...]]:

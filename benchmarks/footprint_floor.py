@@ -85,14 +85,14 @@ def count(name: str, known: dict[str, int]) -> dict[str, Any]:
 
 
 def _lowered(mod: tvm.IRModule, target: tvm.target.Target, disable: tuple[str, ...]) -> Any:
-    """The module before the schedule, with reshapes that cost nothing as views."""
+    """The module before tensors are laid out, with reshapes that cost nothing as views."""
     views = [relax.transform.RewriteDataflowReshape(), relax.transform.DeadCodeElimination()]
     with target:
         for stage, passes in pipeline_stages(target, disable=disable):
-            if stage == "schedule":
+            if stage == "layouts":
                 return tvm.transform.Sequential(views)(mod)
             mod = tvm.transform.Sequential(passes)(mod)
-    raise LookupError("the pipeline has no stage 'schedule'")
+    raise LookupError("the pipeline has no stage 'layouts'")
 
 
 def _tvm_default(mod: tvm.IRModule, target: tvm.target.Target) -> int | None:

@@ -18,7 +18,8 @@ from smartmem_tvm.bench.plots import draw_plots, plots_of
 from smartmem_tvm.bench.results import read_document
 
 ROOT = Path(__file__).resolve().parent.parent
-OTHERS = ("footprint.json", "pass_time.json")  # of footprint_floor.py and pass_time.py
+# Of footprint_floor.py, layout_pairs.py, layout_solvers.py and pass_time.py.
+OTHERS = ("footprint.json", "layout_pairs.json", "layout_solvers.json", "pass_time.json")
 HEADER = """\
 # Benchmarks
 

@@ -50,7 +50,10 @@ def test_a_layout_is_an_index_map_and_back(case):
 def test_strides_are_those_of_the_buffer(case):
     shape, layout = case
     array = np.zeros(layout.shape(shape), np.int8)
-    expected = [step if extent > 1 else None for step, extent in zip(array.strides, array.shape)]
+    expected = [
+        step if extent > 1 else None
+        for step, extent in zip(array.strides, array.shape, strict=True)
+    ]
     for found, wanted in zip(layout.strides(shape), expected, strict=True):
         assert wanted is None or found == wanted
 
@@ -58,7 +61,8 @@ def test_strides_are_those_of_the_buffer(case):
 def test_names_of_layouts():
     assert str(Layout((0, 2, 3, 1))) == "[0, 2, 3, 1]"
     assert str(Layout((0, 1, 2, 3), (1, 4))) == "[0, 1/4, 2, 3, 1%4]"
-    assert row_major(3).is_row_major and not innermost(3, 0).is_row_major
+    assert row_major(3).is_row_major
+    assert not innermost(3, 0).is_row_major
     assert innermost(3, 2).is_row_major
 
 

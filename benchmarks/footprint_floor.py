@@ -27,6 +27,7 @@ from footprint_plan import Plan, Planner
 from footprint_variants import join_attention, split_normalisations
 from rich.console import Console
 from rich.table import Table
+from staged_module import module_before
 from tvm import relax
 
 from smartmem_tvm import zoo
@@ -34,7 +35,7 @@ from smartmem_tvm.analysis import list_kernels
 from smartmem_tvm.analysis.traffic import compulsory, footprint
 from smartmem_tvm.bench.machine import commit
 from smartmem_tvm.frontend import import_model
-from smartmem_tvm.pipeline import as_target, pipeline_stages
+from smartmem_tvm.pipeline import as_target
 
 RESULTS = Path(__file__).with_name("results")
 OUTPUT = RESULTS / "footprint.json"
@@ -88,11 +89,7 @@ def _lowered(mod: tvm.IRModule, target: tvm.target.Target, disable: tuple[str, .
     """The module before tensors are laid out, with reshapes that cost nothing as views."""
     views = [relax.transform.RewriteDataflowReshape(), relax.transform.DeadCodeElimination()]
     with target:
-        for stage, passes in pipeline_stages(target, disable=disable):
-            if stage == "layouts":
-                return tvm.transform.Sequential(views)(mod)
-            mod = tvm.transform.Sequential(passes)(mod)
-    raise LookupError("the pipeline has no stage 'layouts'")
+        return tvm.transform.Sequential(views)(module_before("layouts", mod, target, disable))
 
 
 def _tvm_default(mod: tvm.IRModule, target: tvm.target.Target) -> int | None:

@@ -28,6 +28,7 @@ from typing import Any
 
 import tvm
 from layout_pairs_device import inputs_of
+from staged_module import module_before
 from tvm import relax, tirx
 from tvm.ir.expr import GenericConst
 
@@ -39,7 +40,6 @@ from smartmem_tvm.devices import DeviceProfile, resolve_profile
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.passes._layout_problem import candidates
 from smartmem_tvm.passes.rewrite_layouts import rewrite_function
-from smartmem_tvm.pipeline import pipeline_stages
 from smartmem_tvm.schedules.base import IS_SCHEDULED, RuleDeclined
 from smartmem_tvm.schedules.contraction import with_group
 from smartmem_tvm.schedules.cost import Costs
@@ -111,12 +111,7 @@ class Candidate:
 
 def kernels_of(model: str, profile: DeviceProfile) -> list[Candidate]:
     """Functions of a model, one of each structure."""
-    mod = import_model(f"zoo:{model}").mod
-    with profile.target():
-        for name, passes in pipeline_stages(profile):
-            if name == "layouts":
-                break
-            mod = tvm.transform.Sequential(passes)(mod)
+    mod = module_before("layouts", import_model(f"zoo:{model}").mod, profile.target())
     constants: dict[Any, set[int]] = {}
 
     def visit(call: Any) -> None:

@@ -30,7 +30,7 @@ HALF = 2  # bytes of a float16
 
 def measure(model: str, device: str) -> dict[str, Any]:
     """One row."""
-    import tvm
+    from staged_module import module_before
 
     from smartmem_tvm.analysis.layout_choice import solve_exactly, solve_greedily
     from smartmem_tvm.analysis.transactions import Memory
@@ -41,16 +41,10 @@ def measure(model: str, device: str) -> dict[str, Any]:
     from smartmem_tvm.passes._emit import rewrite_blocks
     from smartmem_tvm.passes._layout_problem import ProblemBuilder
     from smartmem_tvm.passes.select_layouts import annotate
-    from smartmem_tvm.pipeline import pipeline_stages
 
     profile = resolve_profile(device)
-    mod = import_model(f"zoo:{model}").mod
-    with profile.target():
-        for name, passes in pipeline_stages(profile):
-            if name == "layouts":
-                break
-            mod = tvm.transform.Sequential(passes)(mod)
-        mod = SplitOutputs()(mod)
+    mod = module_before("layouts", import_model(f"zoo:{model}").mod, profile.target())
+    mod = SplitOutputs()(mod)
     row: dict[str, Any] = {"model": model, "device": device, "tensors": 0, "kernels": 0}
     totals = dict.fromkeys(("row_by_row", "greedy", "exact"), 0.0)
     seconds = dict.fromkeys(("state", "greedy", "exact"), 0.0)

@@ -78,7 +78,7 @@ def add_copies(graph: Graph, stated: LayoutProblem, chosen: dict[Any, Layout]) -
         if found is not None:
             copy = _make(found[0], found[1], writers[0], found[2], buffer)
             if copy is not None:
-                made.append(replace(copy, gain=found[1]))
+                made.append(copy)
     return made
 
 

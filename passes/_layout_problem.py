@@ -41,6 +41,11 @@ class Operand:
     costs: Costs
 
 
+def with_own(base: Costs, own: list[Operand]) -> Costs:
+    """Cost under each walk with a kernel's own constants stored as that walk likes them."""
+    return base + sum((operand.costs.min(axis=1) for operand in own), np.zeros_like(base))
+
+
 @dataclass
 class KernelChoice:
     """A kernel of the graph in the problem.
@@ -64,12 +69,10 @@ class KernelChoice:
 
     def totals(self, layouts: dict[Any, Layout], without: Any = None) -> Costs:
         """Cost under each walk where the free tensors have these layouts, one of them left out."""
-        total = self.base.copy()
+        total = with_own(self.base, self.own)
         for operand in self.free:
             if without is None or not operand.buffer.same_as(without):
                 total += operand.costs[:, operand.layouts.index(layouts[operand.buffer])]
-        for operand in self.own:
-            total += operand.costs.min(axis=1)
         return total
 
     def best_walk(self, layouts: dict[Any, Layout]) -> int:
@@ -245,7 +248,7 @@ def _effective(layout: Layout, extents: list[int]) -> tuple[Any, ...]:
 
 def _undominated(base: Costs, free: list[Operand], own: list[Operand]) -> list[int]:
     """Walks that are best for some layouts: none is at least as good whatever they are."""
-    lowest = base + sum((operand.costs.min(axis=1) for operand in own), np.zeros_like(base))
+    lowest = with_own(base, own)
     kept: list[int] = []
     for walk in np.argsort(lowest, kind="stable"):
         better = (
@@ -259,7 +262,7 @@ def _undominated(base: Costs, free: list[Operand], own: list[Operand]) -> list[i
 
 def _add(problem: Problem, choice: KernelChoice, numbers: dict[Any, int]) -> None:
     """Tables of a kernel over its free tensors."""
-    base = choice.base + sum((o.costs.min(axis=1) for o in choice.own), np.zeros_like(choice.base))
+    base = with_own(choice.base, choice.own)
     variables = [numbers[operand.buffer] for operand in choice.free]
     if not variables:
         return

@@ -65,12 +65,11 @@ def _split_all(graph: Graph) -> None:
 
 def _parts(buffer: Any, readers: list[Node]) -> tuple[int, list[Interval]] | None:
     """Dimension along which the reads of a tensor fall apart, and where; None where they do not."""
-    stages = list(dict.fromkeys(id(s) for reader in readers for s in reader.stages))
-    by_id = {id(s): s for reader in readers for s in reader.stages}
     reads = [
-        (by_id[number], load)
-        for number in stages
-        for load in by_id[number].loads()
+        (stage, load)
+        for reader in dict.fromkeys(readers)
+        for stage in reader.stages
+        for load in stage.loads()
         if load.source.same_as(buffer)
     ]
     if len(reads) < 2:

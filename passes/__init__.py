@@ -17,6 +17,7 @@ from .legalise_narrow_integers import LegaliseNarrowIntegers
 from .legalise_scans import LegaliseScans
 from .legalise_scatters import LegaliseScatters
 from .legalise_sorts import LegaliseSorts
+from .lower_vectors import LowerVectors
 from .mark_scheduled import MarkScheduled
 from .merge_parallel_operators import MergeParallelOperators
 from .narrow_indices import NarrowIndices
@@ -39,6 +40,7 @@ __all__ = [
     "LegaliseScans",
     "LegaliseScatters",
     "LegaliseSorts",
+    "LowerVectors",
     "MarkScheduled",
     "MergeParallelOperators",
     "NarrowIndices",

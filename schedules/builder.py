@@ -13,6 +13,7 @@ from tvm_ffi import structural_map
 from smartmem_tvm.analysis.computation import Axis
 from smartmem_tvm.analysis.expressions import const, dtype_of, uses
 
+from .error_function import by_arithmetic
 from .lanes import Lane
 from .statements import loop, loops, private, sequence
 
@@ -67,6 +68,7 @@ class Builder:
     ) -> Any:
         """``to = value`` at all points of the tile that `to` distinguishes."""
         before: list[Any] = []
+        value = by_arithmetic(value, lambda e: self._kept(e, lane, before))
         if lane is None:
             body = tirx.BufferStore(to.source, value, to.indices)
         else:
@@ -84,6 +86,18 @@ class Builder:
         own = [s for s in before if not any(s is other for other in shared)]
         inner = self._over(rows, sequence([*own, body]), ForKind.UNROLLED)
         return sequence([*shared, inner])
+
+    def _kept(self, part: Any, lane: Lane | None, before: list[Any]) -> Any:
+        """Compute a part of a value into a register, or a vector of them; returns its load."""
+        if lane is None or not uses(part, lane.var):
+            return self._once(part, before)
+        buffer = self._private("kept", [lane.width], dtype_of(part))
+        vector = lane.split(
+            part, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
+        )
+        store = tirx.BufferStore(buffer, vector, [lane.var])
+        before.append(loop(lane.var, const(lane.width, lane.var), store, ForKind.VECTORIZED))
+        return BufferLoad(buffer, [lane.var])
 
     def _by_lane(self, part: Any, lane: Lane, before: list[Any]) -> Any:
         """Compute a part of a value lane by lane into a buffer; returns its load at the lane."""

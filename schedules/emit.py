@@ -30,6 +30,7 @@ from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitut
 from smartmem_tvm.analysis.fused_kernel import Kernel, point_of
 
 from .builder import Builder
+from .error_function import by_arithmetic
 from .grid import Grid
 from .lanes import Lane
 from .partial import Partial, partial_of
@@ -171,8 +172,10 @@ class WorkItem(Builder):
     def _one_store(self, store: Any) -> Any:
         buffer, indices, value, condition = store
         simple = self.analyzer.simplify
+        before: list[Any] = []
+        value = by_arithmetic(value, lambda e: self._kept(e, None, before))
         body = tirx.BufferStore(buffer, value, [simple(i) for i in indices])
-        return when(condition, body)
+        return when(condition, sequence([*before, body]))
 
     def _lane_store(self, store: Any, lane: Lane, part: Any, own: int | None) -> Any:
         buffer, indices, value, condition = store
@@ -186,6 +189,7 @@ class WorkItem(Builder):
                 ForKind.UNROLLED,
             )
         before: list[Any] = []
+        value = by_arithmetic(value, lambda e: self._kept(e, lane, before))
         vector = lane.split(
             value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
         )

@@ -154,7 +154,8 @@ class Lane:
         if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
             condition, *choices = node.args
             return not uses(condition, self.var) and all(self._whole(choice) for choice in choices)
-        return True
+        # TVM writes a whole loop out lane by lane for one call of another operator.
+        return not isinstance(node, tvm.ir.Call) or bool(node.op.get_attr("TVectorizable"))
 
     def _vector_condition(self, condition: Any) -> bool:
         """Whether a condition compares vectors of floats that have a vector form."""

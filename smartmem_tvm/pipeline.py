@@ -43,6 +43,7 @@ from .passes import (
     LegaliseScans,
     LegaliseScatters,
     LegaliseSorts,
+    LowerVectors,
     MarkScheduled,
     MergeParallelOperators,
     NarrowIndices,
@@ -280,7 +281,11 @@ def tir_pipeline() -> tuple[Pass, Finaliser, Finaliser]:
     """Lowering of scheduled PrimFuncs, textures included, and the host and device finalisers."""
     lower, finalise_host, finalise_device = adreno_tir_pipeline()
     passes = [VerifyThreadBinding(), StageTextureStores(), lower]
-    return Sequential(passes, name=f"{NAME}.TIR"), finalise_host, finalise_device
+
+    def finalise_device_with_vectors() -> Pass:
+        return Sequential([finalise_device(), LowerVectors()])
+
+    return Sequential(passes, name=f"{NAME}.TIR"), finalise_host, finalise_device_with_vectors
 
 
 def _relax_pipeline_for_current_target() -> Pass:

@@ -55,7 +55,7 @@ def read_as(model: KernelCost, number: int, walk: Walk, layout: Layout) -> tuple
     reduced = _reduced_runs(model, number, samples)
     has_lanes = run is not None and width > 1
     if has_lanes and run in samples.runs:
-        stride = samples.stride(run, layout)
+        stride = model.stride(samples, walk, run, layout)
         if samples.changes_condition(run):
             return GATHERED, "a condition around it differs from lane to lane"
         if stride == 1:

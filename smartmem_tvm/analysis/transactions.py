@@ -50,6 +50,8 @@ DIVISION = 2.0
 FOLD = 4.0
 # The start of a work-item.
 START = 20.0
+# Work-items that keep a device busy that runs many in lock step.
+BUSY = 2048
 # A line from the second cache against one from memory.
 SECOND_CACHE = 1 / 8
 # An address in a page that is not among the last ones. No profile has these: pages are of the
@@ -135,10 +137,20 @@ class KernelCost:
         each = START
         for number, part in enumerate(self.work):
             points, repeats, width = self._shape(number, walk)
-            each += points * repeats * part.weight
+            each += points * repeats * part.weight * self._vectors(walk)
             if walk.along_reduction and part.reduced and width > 1:
                 each += points * FOLD * math.log2(width)
-        return each * self.items(walk)
+        return each * self.items(walk) * self._idle(walk)
+
+    def _vectors(self, walk: Walk) -> float:
+        """Vector instructions that one of all lanes is worth: a team issues as wide as it is."""
+        return walk.width / self.memory.width if walk.team else 1.0
+
+    def _idle(self, walk: Walk) -> float:
+        """How many times longer a device takes that has too few work-items."""
+        if self.memory.subgroup < 2:
+            return 1.0
+        return max(1.0, BUSY / (self.items(walk) * (walk.width if walk.team else 1)))
 
     def access(self, number: int, walk: Walk, layout: Layout) -> float:
         """Cost of one access, by its place in `accesses`, under a layout of its tensor."""
@@ -146,9 +158,10 @@ class KernelCost:
         line = self.memory.line_cost
         if self.footprint(number, layout) <= self.memory.second_cache:
             line *= SECOND_CACHE
-        return (
-            counts.pieces
-            + BROADCAST * counts.shared
+        vectors = self._vectors(walk)
+        return self._idle(walk) * (
+            vectors * counts.pieces
+            + vectors * BROADCAST * counts.shared
             + GATHERED_LANE * counts.gathered
             + SCATTERED_LANE * counts.scattered
             + CONDITIONAL_LANE * counts.conditional
@@ -164,7 +177,7 @@ class KernelCost:
         _, repeats, width = self._shape(work, walk)
         items = self.items(walk)
         instructions = items * repeats * math.prod(n for _, n in self._rows(part, samples, walk))
-        kind = self._kind(samples, self._lane_of(work, walk), width, layout)
+        kind = self._kind(samples, walk, self._lane_of(work, walk), width, layout)
         lanes = width if kind in ("gathered", "scattered", "conditional") else 1
         divided = instructions if self._divides(work, samples, walk, layout) else 0.0
         if self.memory.first_cache == 0:
@@ -225,17 +238,29 @@ class KernelCost:
             return (walk.inner[-1],) if walk.inner else None
         return part.reduced[-1][0] if part.reduced else None
 
-    def _kind(self, samples: Samples, run: Any, width: int, layout: Layout) -> str:
+    def _kind(self, samples: Samples, walk: Walk, run: Any, width: int, layout: Layout) -> str:
         if run is None or width < 2:
             return "pieces"
         if samples.changes_condition(run):
             return "conditional"
-        stride = samples.stride(run, layout)
+        stride = self.stride(samples, walk, run, layout)
         if stride == 0:
             return "shared"
         if stride is None:
             return "scattered"
         return "pieces" if stride == 1 else "gathered"
+
+    @staticmethod
+    def stride(samples: Samples, walk: Walk, run: Any, layout: Layout) -> int | None:
+        """Elements from lane to lane; None when that varies."""
+        if not walk.team or isinstance(run, tuple):
+            return samples.stride(run, layout)
+        # Runs are sampled for a vector's width, and a team is as wide as a subgroup.
+        digits = samples.digits(run, layout)
+        if not digits:
+            return 0
+        stride, count = digits[0]
+        return stride if len(digits) == 1 or count % walk.width == 0 else None
 
     def _divides(self, work: int, samples: Samples, walk: Walk, layout: Layout) -> bool:
         """Whether rows or loops of a work-item move along the dimension that is in blocks."""
@@ -286,11 +311,12 @@ class KernelCost:
         line, (_, repeats, _) = self.memory.line_bytes, self._shape(work, walk)
         vector, around = self._loops(work, samples, walk, layout)
         inside, beyond = self._side_by_side(samples, walk, layout)
+        sharing = 1.0 if walk.team else min(self.memory.subgroup, self.items(walk))
         starts = self._starts(samples, [*around, *beyond], layout)
         limit = math.ceil(self._size(samples, layout) / line)
         times = repeats * math.prod(n for _, n in self._rows(self.work[work], samples, walk))
         lines = lines_of([*vector, *inside], samples.itemsize, line, starts, limit)
-        return times * lines / min(self.memory.subgroup, self.items(walk))
+        return times * lines / sharing
 
     def _loops(
         self, work: int, samples: Samples, walk: Walk, layout: Layout
@@ -308,12 +334,14 @@ class KernelCost:
         for axis in axes:
             whole = _bytes_of(samples, axis, layout)
             around += every(whole, width) if axis == run else whole
-        return self._vector(samples, run, width, layout), around
+        return self._vector(samples, walk, run, width, layout), around
 
-    def _vector(self, samples: Samples, run: Any, width: int, layout: Layout) -> list[Loop]:
+    def _vector(
+        self, samples: Samples, walk: Walk, run: Any, width: int, layout: Layout
+    ) -> list[Loop]:
         if run is None or width < 2:
             return []
-        stride = samples.stride(run, layout)
+        stride = self.stride(samples, walk, run, layout)
         if stride is not None:
             return [(stride * samples.itemsize, width)] if stride else []
         if not isinstance(run, tuple):
@@ -341,7 +369,7 @@ class KernelCost:
         outer = [d for d, n in enumerate(self.extents) if n > 1 and d not in walk.inner]
         first = list(reversed(walk.lane)) if walk.lane else outer[-1:]
         rows = [d for d, _ in walk.rows if d not in first]
-        left = self.memory.subgroup
+        left = 1 if walk.team else self.memory.subgroup  # a team is the vector
         inside: list[Loop] = []
         beyond: list[Loop] = []
         for d in dict.fromkeys([*first, *rows, *reversed(outer)]):

@@ -27,6 +27,8 @@ class Walk:
         Axes of which a work-item has several points, and how many.
     inner : tuple[int, ...]
         Axes that a work-item covers as a whole, after its reductions.
+    team : bool
+        Whether the lanes are work-items in lock step, each with a part of every reduction.
     """
 
     lane: tuple[int, ...] | None = None
@@ -34,6 +36,7 @@ class Walk:
     along_reduction: bool = False
     rows: tuple[tuple[int, int], ...] = ()
     inner: tuple[int, ...] = ()
+    team: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
         for row in outer if not inner else ():
             if lane is None or row not in lane:
                 yield Walk(lane, width, rows=((row, _rows_of(extents[row], memory.rows)),))
+    if reductions and memory.subgroup > 1:
+        yield Walk(None, memory.subgroup, True, inner=inner, team=True)
     if not reductions or memory.width < 2:
         return
     for row in (None, *(outer if not inner else ())):

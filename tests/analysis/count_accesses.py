@@ -77,6 +77,7 @@ class Touched:
         self.shape = [n if (n := _static(e)) else NOMINAL for e in access.buffer.shape]
         self.layout = layout
         self._table = layout.pack(1 + np.arange(math.prod(self.shape)).reshape(self.shape))
+        self.team = walk.team
         self._place(model, part, part is model.work[-1], walk, access, data or {})
         self.kind = self._kind()
 
@@ -177,6 +178,7 @@ class Touched:
     def shared_lines(self, line, subgroup):
         """Lines of each instruction of each subgroup, summed."""
         items, rows = self.places.shape[:2]
+        subgroup = 1 if self.team else subgroup  # the lanes of a team are the subgroup
         _, moves = np.unique(
             self.places.transpose(1, 0, 2, 3).reshape(rows, -1), axis=0, return_index=True
         )

@@ -125,7 +125,7 @@ def _cases(func, memory):
     model = KernelCost(read_kernel(func), memory)
     forms = {}
     for walk in model.walks:
-        form = (walk.lane and len(walk.lane), walk.along_reduction, len(walk.rows))
+        form = (walk.lane and len(walk.lane), walk.along_reduction, walk.team, len(walk.rows))
         forms.setdefault(form, []).append(walk)
     for walks in forms.values():
         for walk in walks[:2]:

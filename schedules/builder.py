@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tvm
 from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad, ForKind
-from tvm_ffi import structural_map
+from tvm_ffi import structural_map, structural_walk
 
 from smartmem_tvm.analysis.computation import Axis
 from smartmem_tvm.analysis.expressions import const, dtype_of, uses
 
-from .error_function import by_arithmetic
+from .arithmetic import by_arithmetic
 from .lanes import Lane
 from .statements import loop, loops, private, sequence
+
+# Expressions that a lane's loop may become when it is written out, all rows together: about half
+# of what keeps a kernel's source below 64 KB, which some phones' compilers want.
+MOST_UNROLLED = 4000
 
 
 class Builder:
@@ -32,6 +37,7 @@ class Builder:
         self._buffers: list[Any] = []
         self._atoms: dict[Any, Any] = {}
         self._names = 0
+        self._copies = 1
 
     def _name(self, prefix: str) -> str:
         self._names += 1
@@ -68,6 +74,7 @@ class Builder:
     ) -> Any:
         """``to = value`` at all points of the tile that `to` distinguishes."""
         before: list[Any] = []
+        self._copies = math.prod(n for _, n in rows)
         value = by_arithmetic(value, lambda e: self._kept(e, lane, before))
         if lane is None:
             body = tirx.BufferStore(to.source, value, to.indices)
@@ -102,12 +109,13 @@ class Builder:
     def _by_lane(self, part: Any, lane: Lane, before: list[Any]) -> Any:
         """Compute a part of a value lane by lane into a buffer; returns its load at the lane."""
         buffer = self._private("lanes", [lane.width], dtype_of(part))
+        unrolled = self._copies * lane.width * _size(part) <= MOST_UNROLLED
         before.append(
             loop(
                 lane.var,
                 const(lane.width, lane.var),
                 tirx.BufferStore(buffer, part, [lane.var]),
-                ForKind.UNROLLED,
+                ForKind.UNROLLED if unrolled else ForKind.SERIAL,
             )
         )
         return BufferLoad(buffer, [lane.var])
@@ -128,3 +136,10 @@ class Builder:
 
     def _over(self, rows: list[tuple[Any, int]], body: Any, kind: ForKind) -> Any:
         return loops([(var, const(n, var)) for var, n in rows], body, kind)
+
+
+def _size(value: Any) -> int:
+    """Expressions in an expression."""
+    found: list[Any] = []
+    structural_walk(value, (tvm.ir.Expr, found.append))
+    return len(found)

@@ -25,10 +25,9 @@ from .choose import cheapest, lane_tiles, reduction_tiles
 from .cost import Costs, costs_of
 from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
+from .partial import split_update
 from .tile import Tile
 
-# Rows that, one work-item each, fill a GPU well enough.
-FEW_ROWS = 8192
 # Vector instructions that are worth a work-group on a processor.
 WORTH_A_GROUP = 4096
 
@@ -46,8 +45,6 @@ class Contraction:
         if not any(wide <= work.axes for work in costs.work[:-1]):
             raise RuleDeclined("no reduction has the output's domain")
         tile = cheapest(costs, _tiles(costs, limits))
-        if not tile.rows:
-            tile = as_team(tile, costs, limits)
         tile = with_group(with_order(tile, costs, limits), costs, limits)
         return WorkItem(costs.kernel, tile).schedule()
 
@@ -67,6 +64,7 @@ def _tiles(costs: Costs, limits: ScheduleLimits) -> Iterator[Tile]:
     rows = max(1, limits.register_tile[0] * 8 // 7 // _results(costs))
     yield from lane_tiles(costs, (), limits, rows)
     yield from reduction_tiles(costs, (), limits)
+    yield from team_tiles(costs, (), limits)
 
 
 def _results(costs: Costs) -> int:
@@ -74,23 +72,20 @@ def _results(costs: Costs) -> int:
     return max(1, sum(len(work.stage.stores) for work in costs.work[:-1]) // 2)
 
 
-def as_team(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
-    """Tile computed by a whole work-group, where lock-step work-items would be few and far apart.
+def team_tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:
+    """Tile computed by a whole work-group, for devices in lock step.
 
-    A work-item for each row leaves most of such a device idle, and neighbours read elements that
-    are a row apart. Rows that lie side by side (lanes across rows) are fine as they are.
+    Where work-items are few, or their reductions lie along memory, one for each row leaves most of
+    such a device idle, and neighbours read elements that are a row apart.
     """
-    longest = max((work.repeats for work in costs.work[:-1]), default=1)
-    rows = 1
-    for d, extent in enumerate(costs.extents):
-        if d not in tile.inner:
-            rows *= extent
+    reductions = [work for work in costs.work[:-1] if work.reduced]
+    shared = all(split_update(s) is not None for work in reductions for s in work.stage.stores)
+    longest = max((work.repeats for work in reductions), default=1)
     team = 1
     while team * 2 <= min(limits.max_group, longest, 256) and team * 16 <= limits.local_bytes:
         team *= 2
-    if not limits.lock_step or team < 32 or rows > FEW_ROWS or tile.lane is not None:
-        return tile
-    return Tile(inner=tile.inner, team=team)
+    if limits.lock_step and shared and team >= 32:
+        yield Tile(inner=inner, team=team)
 
 
 def with_order(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:

@@ -12,6 +12,9 @@ from tvm import tirx
 from smartmem_tvm.analysis.expressions import const, static, substitute, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel, NotAKernel, read_kernel
 from smartmem_tvm.analysis.kernel_work import Work, bounds_of, list_work
+from smartmem_tvm.analysis.layouts import row_major
+from smartmem_tvm.analysis.transactions import KernelCost
+from smartmem_tvm.analysis.walks import Walk
 
 from .base import RuleDeclined
 from .lanes import Lane
@@ -27,6 +30,8 @@ CONDITIONAL_LANE = 2.0
 STORED_LANE = 1.0
 # Steps that a group's and a work-item's start are worth.
 START = 20.0
+# Work-items that keep a processor busy.
+BUSY = 128
 # What a scalar update costs against a vector update.
 REDUCE_LANES = 4.0
 
@@ -63,6 +68,7 @@ class Costs:
         self.work: list[Work] = list_work(self.kernel)
         self._strides: dict[Any, Any] = {}
         self._uses: dict[tuple[int, int, int], bool] = {}
+        self._model: KernelCost | None = None
         self.extents = [static(axis.extent) or 1 for axis in self.kernel.sink.axes]
         self.symbolic = [static(axis.extent) is None for axis in self.kernel.sink.axes]
 
@@ -99,6 +105,8 @@ class Costs:
 
     def of(self, tile: Tile) -> float:
         """Cost of the kernel with a tile."""
+        if self.limits.lock_step:
+            return self._by_transactions(tile)
         items = 1.0
         for d, extent in enumerate(self.extents):
             if d not in tile.inner:
@@ -107,9 +115,27 @@ class Costs:
         inner = math.prod(self.extents[d] for d in tile.inner)
         for number, work in enumerate(self.work):
             each += self._of_work(number, work, tile, inner)
-        wanted = 2048 if self.limits.lock_step else 128
-        idle = max(1.0, wanted / items) if not any(self.symbolic) else 1.0
-        return items * each * (idle if self.limits.lock_step else idle**0.5)
+        idle = max(1.0, BUSY / items) if not any(self.symbolic) else 1.0
+        return items * each * idle**0.5
+
+    def _by_transactions(self, tile: Tile) -> float:
+        """What neighbours in lock step fetch together decides, as it did for the layouts."""
+        if self._model is None:
+            self._model = KernelCost(self.kernel, self.limits.memory)
+        lane = None if tile.lane is None or tile.width < 2 else (tile.lane,)
+        width = tile.team if tile.team > 1 else tile.inner_width
+        walk = Walk(
+            lane,
+            tile.width if lane else width,
+            lane is None and width > 1,
+            tile.rows,
+            tile.inner,
+            tile.team > 1,
+        )
+        return self._model.base(walk) + sum(
+            self._model.access(number, walk, row_major(len(buffer.shape)))
+            for number, buffer in enumerate(self._model.buffers)
+        )
 
     def crossed(self, axis: int, tile: Tile) -> float:
         """Elements that work-items touch one after the other as they go along a whole axis."""

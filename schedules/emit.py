@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad, ForKind
@@ -29,28 +30,30 @@ from smartmem_tvm.analysis.computation import Axis, Stage, replace_loads
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel, point_of
 
-from .builder import Builder
-from .error_function import by_arithmetic
 from .grid import Grid
-from .lanes import Lane
+from .lanes import IF_THEN_ELSE, Lane, is_costly, is_float
 from .partial import Partial, partial_of
-from .statements import both, kernel_function, loop, loops, sequence, when, work_item
+from .statements import kernel_function, loop, loops, sequence, when, work_item
 from .team import share_of, together
 from .tile import Tile
+from .writer import Writer
+
+ZERO = tirx.IntImm("int32", 0)
 
 
 @dataclass
 class _Scope:
-    """A place where stages are computed: loops around it, statements there, results."""
+    """A place where stages are computed: loops around it, statements there, results, values."""
 
     parent: _Scope | None
     variables: tuple[Any, ...]
     repeats: int
     statements: list[Any] = field(default_factory=list)
     results: list[tuple[Stage, list[Any], dict[Any, Any]]] = field(default_factory=list)
+    values: list[tuple[Any, Any]] = field(default_factory=list)
 
 
-class WorkItem(Builder):
+class WorkItem(Writer):
     """Builds the statements of one work-item.
 
     Attributes
@@ -60,8 +63,8 @@ class WorkItem(Builder):
     """
 
     def __init__(self, kernel: Kernel, tile: Tile) -> None:
-        super().__init__()
-        self.kernel, self.tile = kernel, tile
+        super().__init__(tile)
+        self.kernel = kernel
         for axis in kernel.sink.axes:
             if static(axis.extent) is None:
                 self._positive(axis.extent)
@@ -144,6 +147,7 @@ class WorkItem(Builder):
             if store.condition is not None:
                 condition = self._pull(substitute(store.condition, values), scope)
             value = self._pull(substitute(store.value, values), scope)
+            value = self._hoisted(value, scope, lane if lane is not self._lane else None)
             indices = [self._pull(substitute(i, values), scope) for i in store.indices]
             stores.append((store.buffer, indices, value, condition))
         written = self._write(stores, lane)
@@ -151,65 +155,6 @@ class WorkItem(Builder):
             return [*outermost.statements, when(others, sequence(written))]
         each = when(others, sequence([*scope.statements, *written]))
         return [*outermost.statements, loops(nest, each)]
-
-    def _write(self, stores: list[Any], lane: Lane | None) -> list[Any]:
-        """Stores of all points of the tile."""
-        row_condition = None
-        for d, _ in self.tile.rows:
-            if d in self.grid.fresh:
-                row_condition = both(row_condition, self.grid.fresh[d])
-        own = self.tile.lane if lane is self._lane else None
-        part = self.grid.fresh.get(own) if own is not None else None
-        statements = []
-        for store in stores:
-            if lane is None:
-                body = self._one_store(store)
-            else:
-                body = self._lane_store(store, lane, part, own)
-            statements.append(self._over_rows(when(row_condition, body), ForKind.UNROLLED))
-        return statements
-
-    def _one_store(self, store: Any) -> Any:
-        buffer, indices, value, condition = store
-        simple = self.analyzer.simplify
-        before: list[Any] = []
-        value = by_arithmetic(value, lambda e: self._kept(e, None, before))
-        body = tirx.BufferStore(buffer, value, [simple(i) for i in indices])
-        return when(condition, sequence([*before, body]))
-
-    def _lane_store(self, store: Any, lane: Lane, part: Any, own: int | None) -> Any:
-        buffer, indices, value, condition = store
-        if condition is not None and lane.step(condition) == 0:
-            condition = substitute(condition, {lane.var: const(0, lane.var)})  # for all lanes
-        if condition is not None and uses(condition, lane.var):
-            return loop(
-                lane.var,
-                const(lane.width, lane.var),
-                when(both(part, condition), self._one_store((buffer, indices, value, None))),
-                ForKind.UNROLLED,
-            )
-        before: list[Any] = []
-        value = by_arithmetic(value, lambda e: self._kept(e, lane, before))
-        vector = lane.split(
-            value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
-        )
-        contiguous = lane.stride(buffer, indices) == 1
-        width = const(lane.width, lane.var)
-        places = lane.along(indices)
-        if contiguous and part is None:
-            direct = tirx.BufferStore(buffer, vector, places)
-            stored = loop(lane.var, width, direct, ForKind.VECTORIZED)
-            return when(condition, sequence([*before, stored]))
-        kept = self._private("result", [lane.width], dtype_of(value))
-        here = BufferLoad(kept, [lane.var])
-        keep = loop(lane.var, width, tirx.BufferStore(kept, vector, [lane.var]), ForKind.VECTORIZED)
-        one = tirx.BufferStore(buffer, here, list(indices))
-        apart = loop(lane.var, width, when(part, one))
-        if contiguous and own is not None:
-            direct = tirx.BufferStore(buffer, here, places)
-            whole = loop(lane.var, width, direct, ForKind.VECTORIZED)
-            apart = tirx.IfThenElse(self.grid.whole(own), whole, apart)
-        return when(condition, sequence([*before, keep, apart]))
 
     # ---- stages -----------------------------------------------------------------------------
 
@@ -243,6 +188,44 @@ class WorkItem(Builder):
         scope.results.append((stage, at, registers))
         return registers[load.source]
 
+    def _hoisted(self, value: Any, scope: _Scope, lane: Lane | None = None) -> Any:
+        """Value whose quotients and calls of registers alone are computed before the loops."""
+        if scope.parent is None:
+            return value
+        inner = (*scope.variables, *(() if lane is None else (lane.var,)))
+
+        def visit(node: Any, mutator: Any) -> Any:
+            if isinstance(node, (TensorLoad, tirx.Select)) or not is_float(node):
+                return node
+            if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
+                return node
+            if is_costly(node) and not any(uses(node, var) for var in inner):
+                return self._register(node, scope.parent)
+            return mutator.default_mutate(node)
+
+        return tvm_ffi.structural_mutate(value, (tvm.ir.Expr, visit))
+
+    def _register(self, value: Any, scope: _Scope) -> Any:
+        """Compute a value in a scope; returns its register's load."""
+        for made, load in scope.values:
+            if structural_equal(made, value):
+                return load
+        rows, lane, shape, place = self._extent_of([value])
+        load = BufferLoad(self._private("hoisted", shape, dtype_of(value)), place)
+        scope.statements.append(self._assign(load, value, rows, lane))
+        scope.values.append((value, load))
+        return load
+
+    def _extent_of(self, values: list[Any]) -> tuple[list[Any], Lane | None, list[int], list[Any]]:
+        """Rows and lane of the tile that values depend on, and a register's shape and place."""
+        rows = [(var, n) for var, n in self._rows if any(uses(value, var) for value in values)]
+        lane = self._lane
+        if lane is not None and not any(uses(value, lane.var) for value in values):
+            lane = None
+        shape = [n for _, n in rows] + ([lane.width] if lane is not None else [])
+        place = [var for var, _ in rows] + ([lane.var] if lane is not None else [])
+        return (rows, lane, shape, place) if place else (rows, lane, [1], [ZERO])
+
     def _inside(self, value: Any, axis: Axis) -> Any:
         """Index that is inside the axis whatever the condition around the load was."""
         value = self.analyzer.simplify(value)
@@ -258,14 +241,7 @@ class WorkItem(Builder):
 
     def _compute(self, stage: Stage, at: list[Any], scope: _Scope) -> dict[Any, Any]:
         """Put the computation of a stage's element into a scope; returns its registers' loads."""
-        rows = [(var, n) for var, n in self._rows if any(uses(value, var) for value in at)]
-        lane = self._lane
-        if lane is not None and not any(uses(value, lane.var) for value in at):
-            lane = None
-        shape = [n for _, n in rows] + ([lane.width] if lane is not None else [])
-        place = [var for var, _ in rows] + ([lane.var] if lane is not None else [])
-        if not place:
-            shape, place = [1], [tirx.IntImm("int32", 0)]
+        rows, lane, shape, place = self._extent_of(at)
         registers = {
             store.buffer: BufferLoad(
                 self._private(store.buffer.name, shape, dtype_of(store.buffer)), place
@@ -297,12 +273,10 @@ class WorkItem(Builder):
                 start = self._pull(substitute(initial, values), scope)
                 scope.statements.append(self._assign(registers[store.buffer], start, rows, lane))
         updates = []
+        own = {b: lambda _i, register=register: register for b, register in registers.items()}
         for store in stage.stores:
-            value = replace_loads(
-                substitute(store.value, values),
-                {store.buffer: lambda _i, r=registers[store.buffer]: r},
-            )
-            value = self._simplified(self._pull(value, inside))
+            value = replace_loads(substitute(store.value, values), own)
+            value = self._simplified(self._hoisted(self._pull(value, inside), inside))
             updates.append(self._assign(registers[store.buffer], value, rows, lane))
         points = 1
         for n in shape:
@@ -343,7 +317,8 @@ class WorkItem(Builder):
             scope.statements.append(
                 self._assign(BufferLoad(lanes, place), start, rows, lane, False)
             )
-            operand = self._simplified(self._pull(partial.operand(store, partial.values), inside))
+            operand = self._pull(partial.operand(store, partial.values), inside)
+            operand = self._simplified(self._hoisted(operand, inside))
             updates.append(
                 self._assign(
                     BufferLoad(lanes, place), combine(BufferLoad(lanes, place), operand), rows, lane

@@ -27,8 +27,6 @@ from tvm_ffi import structural_equal, structural_walk
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 
-from .statements import private
-
 _COMPARISONS = (prim.LT, prim.LE, prim.GT, prim.GE, prim.EQ, prim.NE)
 _CONNECTIVES = (prim.And, prim.Or, prim.Not)
 IF_THEN_ELSE = tvm.ir.Op.get("prim.if_then_else")
@@ -124,7 +122,7 @@ class Lane:
 
         def visit(node: Any, mutator: Any) -> Any:
             if not uses(node, self.var):
-                return scalar(node) if _is_float(node) else node
+                return scalar(node) if is_float(node) else node
             if not self._vectorisable_root(node):
                 return stage(node)
             if isinstance(node, TensorLoad):
@@ -146,11 +144,11 @@ class Lane:
             return False
         if isinstance(node, tirx.Select):
             return self._vector_condition(node.condition)
-        if not _is_float(node):
+        if not is_float(node):
             # Reached inside the condition of a choice that was found to be fine.
             return isinstance(node, (*_COMPARISONS, *_CONNECTIVES))
         if isinstance(node, tirx.Cast):
-            return _is_float(node.value)
+            return is_float(node.value)
         if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
             condition, *choices = node.args
             return not uses(condition, self.var) and all(self._whole(choice) for choice in choices)
@@ -162,7 +160,7 @@ class Lane:
         if not uses(condition, self.var):
             return False  # a scalar condition: TVM would make a vector of it
         if isinstance(condition, _COMPARISONS):
-            return all(_is_float(e) and self._whole(e) for e in (condition.a, condition.b))
+            return all(is_float(e) and self._whole(e) for e in (condition.a, condition.b))
         if isinstance(condition, prim.Not):
             return self._vector_condition(condition.a)
         return isinstance(condition, _CONNECTIVES) and all(
@@ -182,10 +180,15 @@ def _has_load(expr: Any, var: Any) -> bool:
     return any(uses(load, var) for load in found)
 
 
-def _is_float(expr: Any) -> bool:
+def is_float(expr: Any) -> bool:
+    """Whether an expression is a number that vectors are made of."""
     return dtype_of(expr).startswith("float")
 
 
-def staging_buffer(width: int, part: Any, number: int) -> Any:
-    """Buffer for an operand that is gathered lane by lane."""
-    return private(f"lanes_{number}", [width], dtype_of(part))
+def is_costly(expr: Any) -> bool:
+    """Whether a value is a quotient or a call whose operands are all in registers."""
+    found: list[Any] = []
+    structural_walk(expr, ((prim.Div, tvm.ir.Call), found.append))
+    loads: list[Any] = []
+    structural_walk(expr, (TensorLoad, loads.append))
+    return bool(found) and all(load.source.ty.storage_scope == "local" for load in loads)

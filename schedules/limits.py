@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tvm.target import Target
 
+from smartmem_tvm.analysis.walks import Memory
 from smartmem_tvm.devices import profile_for
 
 
@@ -25,6 +26,8 @@ class ScheduleLimits:
         Bytes of local (shared) memory of a work-group.
     subgroup : int
         Work-items that run in lock step; 1 where each runs alone, as on a processor.
+    memory : Memory
+        What the model of transactions asks.
     """
 
     max_group: int
@@ -32,6 +35,7 @@ class ScheduleLimits:
     register_tile: tuple[int, int]
     local_bytes: int
     subgroup: int
+    memory: Memory
 
     @property
     def lock_step(self) -> bool:
@@ -53,4 +57,5 @@ def limits_of(target: Target) -> ScheduleLimits:
         profile.compute.register_tile,
         profile.local_memory.bytes if local is None else int(local),
         profile.work_group.subgroup_size,
+        Memory.of(profile),
     )

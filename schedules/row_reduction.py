@@ -20,7 +20,7 @@ from tvm.target import Target
 
 from .base import RuleDeclined
 from .choose import cheapest, moves_bytes, widths
-from .contraction import as_team, reduction_costs, with_group
+from .contraction import reduction_costs, team_tiles, with_group
 from .cost import Costs
 from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
@@ -44,11 +44,12 @@ class RowReduction:
         )
         if not inner:
             raise RuleDeclined("every output has reductions of its own")
-        tile = as_team(cheapest(costs, _tiles(costs, inner, limits)), costs, limits)
+        tile = cheapest(costs, _tiles(costs, inner, limits))
         return WorkItem(costs.kernel, with_group(tile, costs, limits)).schedule()
 
 
 def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:
+    yield from team_tiles(costs, inner, limits)
     if moves_bytes(costs):
         yield Tile(inner=inner)
         return

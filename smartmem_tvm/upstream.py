@@ -46,9 +46,7 @@ one makes a test fail and the workaround is removed.
    we write have :func:`nonnegative_dividends`, and once they are scheduled
    :func:`truncate_divisions` leaves it nothing to simplify where it could be wrong.
 12. Inverse trigonometric and hyperbolic functions, ``tan`` and a few others have no rule for
-   OpenCL: their C names (``acosf``) reach the kernel, which does not compile, or ``tan`` is not
-   resolved.
-   Workaround: :func:`register_opencl_functions`.
+   OpenCL: C names reach the kernel. Workaround: :func:`register_opencl_functions`.
 13. The OpenCL generator makes one number of the lanes of a vector of bytes that it gathers, as CUDA
    stores them: wrong values, no error. Workaround: ``smartmem_tvm.schedules.choose.moves_bytes``.
 14. Maxima start at the least finite number, so that the maximum of infinite elements is finite.
@@ -58,6 +56,8 @@ one makes a test fail and the workaround is removed.
 16. ``scatter_nd`` becomes one function of which a part is scheduled and a part is not, and
    ``scatter_elements`` steps through the data with the strides of the indices. Workaround:
    :class:`smartmem_tvm.passes.LegaliseScatters`.
+17. With a sub-group size in the target, ``LowerThreadAllreduce`` puts barriers into the branch of a
+   part of a work-group. Workaround: targets of profiles have ``thread_warp_size`` 1.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Then remove the workaround (smartmem_tvm/upstream.py says which) and the test.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from tvm_ffi import structural_equal, structural_walk
 from smartmem_tvm.analysis import foreign_local_read
 from smartmem_tvm.analysis.index_maps import evaluate
 from smartmem_tvm.pipeline import pipeline
+from smartmem_tvm.schedules import ApplySchedules, dlight_rules
 from smartmem_tvm.upstream import (
     DLIGHT_ERRORS,
     OPENCL_FUNCTIONS,
@@ -449,3 +451,22 @@ def test_texture_allocations_visit_each_statement_once():
     counting = Counting()
     assert counting.run(body).same_as(body)
     assert counting.visits == depth
+
+
+def test_fault_17_barriers_in_a_branch():
+    """With a sub-group size, barriers of a cross-thread reduction stand where not all come by."""
+    x = te.placeholder((300, 97), name="x")
+    func = te.create_prim_func([x, topi.argmin(x, 0)])
+
+    def source(warp):
+        limits = {"max_num_threads": 256, "max_threads_per_block": 256}
+        target = tvm.target.Target(
+            {"kind": "opencl", "thread_warp_size": warp, **limits}, host="llvm"
+        )
+        with target:
+            mod = ApplySchedules(dlight_rules())(tvm.IRModule({"main": func}))
+        return tvm.compile(mod, target=target).mod.imports[0].inspect_source()
+
+    in_branch = re.compile(r"if \(\(convert_int\(get_local_id\(0\)\)\) < \d+\) \{[^}]*barrier\(")
+    assert in_branch.search(source(64))
+    assert not in_branch.search(source(1))

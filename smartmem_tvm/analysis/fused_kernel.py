@@ -185,12 +185,15 @@ def _check(stage: Stage) -> None:
         extents = {axis.var: axis.extent for axis in stage.axes}
         if store.condition is not None or any(not is_int(extents[var], 1) for var in left):
             raise NotAKernel(f"block '{stage.name}' does not write each element once")
-    own = [store.buffer for store in stage.stores]
-    for store in stage.stores if stage.is_reduction else ():
+    # One after the other, results may read what is stored with them or later: an index that is
+    # chosen by the maximum before the maximum itself moves on.
+    for number, store in enumerate(stage.stores if stage.is_reduction else ()):
+        later = {other.buffer: other for other in stage.stores[number:]}
         for load in loads_of(store.value):
-            if load.source not in own:
+            if not any(load.source.same_as(other.buffer) for other in stage.stores):
                 continue
-            if not load.source.same_as(store.buffer) or not _same_element(store, load.indices):
+            made = later.get(load.source)
+            if made is None or not _same_element(made, load.indices):
                 raise NotAKernel(f"block '{stage.name}' reads other elements that it makes")
 
 
@@ -211,24 +214,11 @@ def _sinks_of(stages: list[Stage], outputs: set[Any]) -> tuple[list[Stage], list
         # The result is also read, or accumulated: the outputs get a copy of it.
         axes, renamed = fresh_axes(stage.spatial)
         made, copies = [], []
-        for store, initial in zip(
-            stage.stores, stage.initial or [None] * len(stage.stores), strict=True
-        ):
-            del initial
-            buffer = tirx.decl_buffer(
-                [axis.extent for axis in stage.spatial] or [1],
-                store.buffer.ty.dtype.dtype,
-                f"{store.buffer.name}_value",
-                layout=None,
-            )
-            at = [axis.var for axis in stage.spatial] or [tirx.IntImm("int32", 0)]
-
-            def own(load: Any, store: Store = store, buffer: Any = buffer, at: Any = at) -> Any:
-                if not _same_element(store, load):
-                    raise NotAKernel("a reduction reads other elements that it makes")
-                return BufferLoad(buffer, at)
-
-            value = replace_loads(store.value, {store.buffer: own})
+        at = [axis.var for axis in stage.spatial] or [tirx.IntImm("int32", 0)]
+        own = {store.buffer: _accumulator(store, stage, at) for store in stage.stores}
+        for store in stage.stores:
+            value = replace_loads(store.value, own)
+            buffer = own[store.buffer](store.indices).source
             made.append(Store(buffer, tuple(at), value, store.condition))
             copies.append(
                 Store(
@@ -250,6 +240,23 @@ def _sinks_of(stages: list[Stage], outputs: set[Any]) -> tuple[list[Stage], list
                 *stages[number + 1 :],
             ]
     return internal, sinks
+
+
+def _accumulator(store: Store, stage: Stage, at: list[Any]) -> Any:
+    """Load of a buffer of the kernel's own that takes a result's place in its reduction."""
+    buffer = tirx.decl_buffer(
+        [axis.extent for axis in stage.spatial] or [1],
+        store.buffer.ty.dtype.dtype,
+        f"{store.buffer.name}_value",
+        layout=None,
+    )
+
+    def load(indices: Any) -> Any:
+        if not _same_element(store, indices):
+            raise NotAKernel("a reduction reads other elements that it makes")
+        return BufferLoad(buffer, at)
+
+    return load
 
 
 def _redirect(store: Store, made: Any, stage: Stage) -> Any:

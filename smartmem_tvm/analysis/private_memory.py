@@ -185,6 +185,8 @@ def _points(
         if value is None:
             return None
         columns.append(np.broadcast_to(value, size))
+    if not columns:  # the one element of a buffer without dimensions, whoever asks
+        return {()}
     return set(map(tuple, np.unique(np.stack(columns, axis=1), axis=0).tolist()))
 
 

@@ -186,7 +186,7 @@ class DeviceProfile:
             "max_num_threads": self.work_group.default_size,
             "max_threads_per_block": self.work_group.default_size,
             "max_shared_memory_per_block": self.local_memory.bytes,
-            "thread_warp_size": self.work_group.subgroup_size,
+            "thread_warp_size": 1,  # smartmem_tvm.upstream, fault 17
             "max_function_args": self.compute.max_kernel_arguments,
         }
         if self.texture is not None:

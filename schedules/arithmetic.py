@@ -1,12 +1,14 @@
-"""The error function by arithmetic.
+"""Functions of which TVM makes no vectors, by arithmetic.
 
 ::
 
-    y = erf(x)        →        z = clamp(x, -4, 4); s = z * z; y = z * P(s) / Q(s)
+    erf(x)        →        z = clamp(x, -4, 4); s = z * z; z * P(s) / Q(s)
+    rsqrt(x)      →        1 / sqrt(x)
 
-OpenCL's own must be right to 16 units in the last place for every argument, and TVM calls it once
-for each lane: it takes 7 to 50 times as long as the quotient of polynomials (TOPI's ``fast_erf``,
-absolute error below 5e-7). GELU has one for each element of a transformer's widest tensors.
+OpenCL's own error function must be right to 16 units in the last place for every argument, and TVM
+calls it once for each lane: it takes 7 to 50 times as long as the quotient of polynomials (TOPI's
+``fast_erf``, absolute error below 5e-7). GELU has one for each element of a transformer's widest
+tensors. TVM itself lowers rsqrt to what is written here, but after it has given up the vector.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from smartmem_tvm.analysis.expressions import dtype_of
 from .lanes import IF_THEN_ELSE
 
 _ERF = tvm.ir.Op.get("tirx.erf")
+_RSQRT = tvm.ir.Op.get("tirx.rsqrt")
 
 
 def by_arithmetic(value: Any, keep: Callable[[Any], Any]) -> Any:
-    """Value whose error functions are quotients of polynomials.
+    """Value without error functions and reciprocal square roots.
 
     Parameters
     ----------
@@ -48,15 +51,15 @@ def by_arithmetic(value: Any, keep: Callable[[Any], Any]) -> Any:
         changed = mutator.default_mutate(node)
         return _expanded(changed, keep) if isinstance(changed, tvm.ir.Call) else changed
 
-    if not _has_error_function(value):
+    if not _has_any(value):
         return value
     return tvm_ffi.structural_mutate(value, (tvm.ir.Expr, visit))
 
 
-def _has_error_function(value: Any) -> bool:
+def _has_any(value: Any) -> bool:
     found: list[Any] = []
-    structural_walk(value, (tvm.ir.Call, lambda c: found.append(c) if c.op.same_as(_ERF) else None))
-    return bool(found)
+    structural_walk(value, (tvm.ir.Call, found.append))
+    return any(call.op.same_as(_ERF) or call.op.same_as(_RSQRT) for call in found)
 
 
 def _is_choice(node: Any) -> bool:
@@ -66,10 +69,12 @@ def _is_choice(node: Any) -> bool:
 
 
 def _expanded(call: tvm.ir.Call, keep: Callable[[Any], Any]) -> Any:
+    dtype = dtype_of(call)
+    if call.op.same_as(_RSQRT):
+        return tirx.const(1, dtype) / tirx.sqrt(call.args[0])
     if not call.op.same_as(_ERF):
         return call
     (argument,) = call.args
-    dtype = dtype_of(call)
     if dtype == "float16":
         return tirx.Cast(dtype, _quotient(tirx.Cast("float32", argument), keep))
     return _quotient(argument, keep) if dtype == "float32" else call

@@ -1,0 +1,98 @@
+"""Stores of a work-item: of one point, of a vector, of a tile whose edge another one owns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx import BufferLoad, ForKind
+
+from smartmem_tvm.analysis.expressions import const, dtype_of, substitute, uses
+
+from .arithmetic import by_arithmetic
+from .builder import Builder
+from .grid import Grid
+from .lanes import Lane
+from .statements import both, loop, sequence, when
+from .tile import Tile
+
+
+class Writer(Builder):
+    """Writes what a work-item has computed.
+
+    Attributes
+    ----------
+    tile : Tile
+        What the work-item computes.
+    grid : Grid
+        Where it is.
+    """
+
+    grid: Grid
+
+    def __init__(self, tile: Tile) -> None:
+        super().__init__()
+        self.tile = tile
+        self._rows: list[tuple[Any, int]] = []
+        self._lane: Lane | None = None
+
+    def _write(self, stores: list[Any], lane: Lane | None) -> list[Any]:
+        """Stores of all points of the tile."""
+        row_condition = None
+        for d, _ in self.tile.rows:
+            if d in self.grid.fresh:
+                row_condition = both(row_condition, self.grid.fresh[d])
+        own = self.tile.lane if lane is self._lane else None
+        part = self.grid.fresh.get(own) if own is not None else None
+        statements = []
+        for store in stores:
+            if lane is None:
+                body = self._one_store(store)
+            else:
+                body = self._lane_store(store, lane, part, own)
+            statements.append(self._over_rows(when(row_condition, body), ForKind.UNROLLED))
+        return statements
+
+    def _one_store(self, store: Any) -> Any:
+        buffer, indices, value, condition = store
+        simple = self.analyzer.simplify
+        before: list[Any] = []
+        value = by_arithmetic(value, lambda e: self._kept(e, None, before))
+        body = tirx.BufferStore(buffer, value, [simple(i) for i in indices])
+        return when(condition, sequence([*before, body]))
+
+    def _lane_store(self, store: Any, lane: Lane, part: Any, own: int | None) -> Any:
+        buffer, indices, value, condition = store
+        if condition is not None and lane.step(condition) == 0:
+            condition = substitute(condition, {lane.var: const(0, lane.var)})  # for all lanes
+        if condition is not None and uses(condition, lane.var):
+            return loop(
+                lane.var,
+                const(lane.width, lane.var),
+                when(both(part, condition), self._one_store((buffer, indices, value, None))),
+                ForKind.UNROLLED,
+            )
+        before: list[Any] = []
+        self._copies = math.prod(n for _, n in self._rows)
+        value = by_arithmetic(value, lambda e: self._kept(e, lane, before))
+        vector = lane.split(
+            value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
+        )
+        contiguous = lane.stride(buffer, indices) == 1
+        width = const(lane.width, lane.var)
+        places = lane.along(indices)
+        if contiguous and part is None:
+            direct = tirx.BufferStore(buffer, vector, places)
+            stored = loop(lane.var, width, direct, ForKind.VECTORIZED)
+            return when(condition, sequence([*before, stored]))
+        kept = self._private("result", [lane.width], dtype_of(value))
+        here = BufferLoad(kept, [lane.var])
+        keep = loop(lane.var, width, tirx.BufferStore(kept, vector, [lane.var]), ForKind.VECTORIZED)
+        one = tirx.BufferStore(buffer, here, list(indices))
+        apart = loop(lane.var, width, when(part, one))
+        if contiguous and own is not None:
+            direct = tirx.BufferStore(buffer, here, places)
+            whole = loop(lane.var, width, direct, ForKind.VECTORIZED)
+            apart = tirx.IfThenElse(self.grid.whole(own), whole, apart)
+        return when(condition, sequence([*before, keep, apart]))

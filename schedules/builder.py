@@ -109,7 +109,7 @@ class Builder:
     def _by_lane(self, part: Any, lane: Lane, before: list[Any]) -> Any:
         """Compute a part of a value lane by lane into a buffer; returns its load at the lane."""
         buffer = self._private("lanes", [lane.width], dtype_of(part))
-        unrolled = self._copies * lane.width * _size(part) <= MOST_UNROLLED
+        unrolled = self._copies * lane.width * size_of(part) <= MOST_UNROLLED
         before.append(
             loop(
                 lane.var,
@@ -138,7 +138,7 @@ class Builder:
         return loops([(var, const(n, var)) for var, n in rows], body, kind)
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
     """Expressions in an expression."""
     found: list[Any] = []
     structural_walk(value, (tvm.ir.Expr, found.append))

@@ -16,6 +16,7 @@ is read at indices that belong to an inner loop it is computed anew for each of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from smartmem_tvm.analysis.computation import Axis, Stage, replace_loads
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel, point_of
 
+from .builder import MOST_UNROLLED, size_of
 from .grid import Grid
 from .lanes import IF_THEN_ELSE, Lane, is_costly, is_float
 from .partial import Partial, partial_of
@@ -39,6 +41,8 @@ from .tile import Tile
 from .writer import Writer
 
 ZERO = tirx.IntImm("int32", 0)
+# Iterations of a loop that is written out.
+MOST_ITERATIONS = 8
 
 
 @dataclass
@@ -282,11 +286,23 @@ class WorkItem(Writer):
         for n in shape:
             points *= n
         self.operations += repeats * points * len(stage.stores)
-        if nest:
-            scope.statements.append(loops(nest, sequence([*inside.statements, *updates])))
-        else:
+        if not nest:
             scope.statements += updates
+            return registers
+        body = sequence([*inside.statements, *updates])
+        kind = self._kind_of_last(nest, rows, stage)
+        body = loops(nest[-1:], body, kind)
+        scope.statements.append(loops(nest[:-1], body))
         return registers
+
+    def _kind_of_last(self, nest: list[Any], rows: list[Any], stage: Stage) -> ForKind:
+        """Whether the innermost loop of a reduction is written out, as that of a window is."""
+        extent = static(nest[-1][1])
+        if extent is None or extent > MOST_ITERATIONS:
+            return ForKind.SERIAL
+        copies = extent * math.prod(n for _, n in rows)
+        size = sum(size_of(store.value) for store in stage.stores)
+        return ForKind.UNROLLED if copies * size <= MOST_UNROLLED else ForKind.SERIAL
 
     def _reduce_by_lanes(
         self,
@@ -355,9 +371,8 @@ class WorkItem(Writer):
         inside = _Scope(scope, tuple(var for var, _ in partial.tail), repeats)
         updates = []
         for store, combine in zip(stage.stores, partial.combines, strict=True):
-            operand = self._simplified(
-                self._pull(partial.operand(store, partial.tail_values), inside)
-            )
+            operand = self._pull(partial.operand(store, partial.tail_values), inside)
+            operand = self._simplified(self._hoisted(operand, inside))
             total = registers[store.buffer]
             updates.append(self._assign(total, combine(total, operand), rows, None))
         scope.statements.append(loops(partial.tail, sequence([*inside.statements, *updates])))

@@ -28,7 +28,7 @@ def schedule(func, profile="cpu", rules=None):
 def source_of(func, profile="cpu"):
     """OpenCL source of a scheduled function."""
     built = tvm.tirx.build(
-        tvm.IRModule({"main": func}), target=load_profile(profile).target(), pipeline="s_tir"
+        tvm.IRModule({"main": func}), target=load_profile(profile).target(), pipeline="smartmem"
     )
     return built, built.imports[0].inspect_source()
 

@@ -27,9 +27,9 @@ from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad, ForKind
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
-from smartmem_tvm.analysis.computation import Axis, Stage, replace_loads
+from smartmem_tvm.analysis.computation import Axis, Stage, point_of, replace_loads
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
-from smartmem_tvm.analysis.fused_kernel import Kernel, point_of
+from smartmem_tvm.analysis.fused_kernel import Kernel
 
 from .builder import MOST_UNROLLED, size_of
 from .grid import Grid

@@ -213,6 +213,18 @@ def _condition(part: Any, store: Store) -> Any:
     return None if store.condition is None else part
 
 
+def point_of(stage: Stage, buffer: Any, indices: list[Any]) -> dict[Any, Any]:
+    """Values of the stage's spatial axes at which it writes ``buffer[indices]``."""
+    store = next(store for store in stage.stores if store.buffer.same_as(buffer))
+    values: dict[Any, Any] = {}
+    for written, asked in zip(store.indices, indices, strict=True):
+        if any(written.same_as(axis.var) for axis in stage.spatial):
+            values[written] = asked
+    for axis in stage.spatial:
+        values.setdefault(axis.var, tirx.const(0, axis.var.ty.dtype))
+    return values
+
+
 def count_points(axes: Iterable[Axis]) -> int | None:
     """Product of the extents; None where one is symbolic."""
     total = 1

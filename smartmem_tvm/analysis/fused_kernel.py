@@ -29,12 +29,14 @@ from .computation import (
     Store,
     fresh_axes,
     is_int,
+    point_of,
     read_stages,
     replace_in_stage,
     replace_loads,
     substitute_in_stage,
 )
 from .expressions import dtype_of, loads_of, substitute
+from .factored_sums import factor_sums
 
 # Elementwise values are copied into their readers as long as the copies stay small: a value of
 # this many nodes, all copies together. Larger ones are computed once into a register.
@@ -95,7 +97,7 @@ def read_kernel(func: tirx.PrimFunc) -> Kernel:
         raise NotAKernel("no block writes an output")
     for stage in stages:
         _check(stage)
-    stages = _inline([*stages, *sinks])
+    stages = factor_sums(_inline([*stages, *sinks]))
     sink = _one_sink(stages[len(stages) - len(sinks) :])
     stages = stages[: len(stages) - len(sinks)]
     needed = _needed(stages, sink)
@@ -159,18 +161,6 @@ def _plain_booleans(stage: Stage) -> Stage:
         for store in stage.stores
     )
     return replace(stage, stores=stores)
-
-
-def point_of(stage: Stage, buffer: Any, indices: list[Any]) -> dict[Any, Any]:
-    """Values of the stage's spatial axes at which it writes ``buffer[indices]``."""
-    store = next(store for store in stage.stores if store.buffer.same_as(buffer))
-    values: dict[Any, Any] = {}
-    for written, asked in zip(store.indices, indices, strict=True):
-        if any(written.same_as(axis.var) for axis in stage.spatial):
-            values[written] = asked
-    for axis in stage.spatial:
-        values.setdefault(axis.var, tirx.const(0, axis.var.ty.dtype))
-    return values
 
 
 def _check(stage: Stage) -> None:

@@ -15,9 +15,9 @@ from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_equal, structural_visit
 
-from .computation import Stage
+from .computation import Stage, point_of
 from .expressions import const, static, substitute, uses
-from .fused_kernel import Kernel, point_of
+from .fused_kernel import Kernel
 from .index_reading import IF_THEN_ELSE
 
 

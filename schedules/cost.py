@@ -22,16 +22,20 @@ from .limits import ScheduleLimits
 from .regroup import regroup
 from .tile import Tile
 
-# In units of one vector instruction. A gathered lane is a scalar load and an insertion; a lane
-# under a condition of its own also a comparison; a scalar operand of a vector folds into it.
+# In units of one vector instruction. A gathered lane is a scalar load and an insertion; one
+# that is not evenly apart also has an address of its own, one under a condition of its own a
+# comparison; a scalar operand of a vector folds into it.
 BROADCAST = 0.5
 GATHERED_LANE = 1.0
+SCATTERED_LANE = 2.0
 CONDITIONAL_LANE = 2.0
 STORED_LANE = 1.0
 # Steps that a group's and a work-item's start are worth.
 START = 20.0
 # Work-items that keep a processor busy.
 BUSY = 128
+# Elements of a cache line.
+LINE = 16
 # What a scalar update costs against a vector update.
 REDUCE_LANES = 4.0
 
@@ -138,7 +142,7 @@ class Costs:
         )
 
     def crossed(self, axis: int, tile: Tile) -> float:
-        """Elements that work-items touch one after the other as they go along a whole axis."""
+        """Elements, in whole cache lines, that work-items touch as they go along an axis."""
         total = 0.0
         for number, work in enumerate(self.work):
             for position, access in enumerate(work.accesses):
@@ -146,7 +150,9 @@ class Costs:
                 apart = 1.0  # parts of the tensor that other axes choose from
                 for d, extent in enumerate(self.extents):
                     if d != axis and d not in tile.inner and self._depends(number, position, d):
-                        apart *= extent / tile.size(d)
+                        # Of what lies side by side a whole line is touched.
+                        least = LINE if self.stride(number, position, d, 2) == 1 else 1
+                        apart *= max(1.0, extent / max(tile.size(d), least))
                 total += size / min(apart, size)
         return total
 
@@ -192,6 +198,8 @@ class Costs:
             return 1.0
         if stride == "condition":
             return CONDITIONAL_LANE * width
+        if stride is None:
+            return SCATTERED_LANE * width
         return (STORED_LANE if writes else GATHERED_LANE) * width
 
     def _reduces_along(self, number: int, work: Work, width: int) -> bool:

@@ -21,19 +21,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
-import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad, ForKind
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from smartmem_tvm.analysis.computation import Axis, Stage, point_of, replace_loads
-from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
+from smartmem_tvm.analysis.expressions import (
+    const,
+    dtype_of,
+    static,
+    substitute,
+    uses,
+)
 from smartmem_tvm.analysis.fused_kernel import Kernel
 
 from .builder import MOST_UNROLLED, size_of
 from .grid import Grid
-from .lanes import IF_THEN_ELSE, Lane, is_costly, is_float
+from .hoisting import hoisted
+from .lanes import Lane
 from .partial import Partial, partial_of
 from .statements import kernel_function, loop, loops, sequence, when, work_item
 from .team import share_of, together
@@ -193,21 +199,12 @@ class WorkItem(Writer):
         return registers[load.source]
 
     def _hoisted(self, value: Any, scope: _Scope, lane: Lane | None = None) -> Any:
-        """Value whose quotients and calls of registers alone are computed before the loops."""
-        if scope.parent is None:
+        """Value of which parts that no loop inside changes are computed before the loops."""
+        outside = scope.parent
+        if outside is None:
             return value
         inner = (*scope.variables, *(() if lane is None else (lane.var,)))
-
-        def visit(node: Any, mutator: Any) -> Any:
-            if isinstance(node, (TensorLoad, tirx.Select)) or not is_float(node):
-                return node
-            if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
-                return node
-            if is_costly(node) and not any(uses(node, var) for var in inner):
-                return self._register(node, scope.parent)
-            return mutator.default_mutate(node)
-
-        return tvm_ffi.structural_mutate(value, (tvm.ir.Expr, visit))
+        return hoisted(value, inner, lambda part: self._register(part, outside))
 
     def _register(self, value: Any, scope: _Scope) -> Any:
         """Compute a value in a scope; returns its register's load."""

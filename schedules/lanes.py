@@ -75,6 +75,9 @@ class Lane:
         """
         if not uses(expr, self.var):
             return 0
+        if dtype_of(expr) != "bool":
+            # (4 * t + lane) % 16 is taken apart for a lane below 4, but not for lane + 1.
+            expr = self.analyzer.simplify(expr)
         here = substitute(expr, {self.var: self._before_last})
         there = substitute(expr, {self.var: self._before_last + const(1, self.var)})
         if dtype_of(expr) == "bool":
@@ -183,12 +186,3 @@ def _has_load(expr: Any, var: Any) -> bool:
 def is_float(expr: Any) -> bool:
     """Whether an expression is a number that vectors are made of."""
     return dtype_of(expr).startswith("float")
-
-
-def is_costly(expr: Any) -> bool:
-    """Whether a value is a quotient or a call whose operands are all in registers."""
-    found: list[Any] = []
-    structural_walk(expr, ((prim.Div, tvm.ir.Call), found.append))
-    loads: list[Any] = []
-    structural_walk(expr, (TensorLoad, loads.append))
-    return bool(found) and all(load.source.ty.storage_scope == "local" for load in loads)

@@ -180,15 +180,23 @@ def _unique(accesses: list[Access]) -> tuple[Access, ...]:
 
 
 def _weight(value: Any) -> float:
-    """Arithmetic of a value: calls of functions count as ten additions; indices are free."""
+    """Arithmetic of a value: calls of functions count as ten additions.
+
+    Indices and conditions are free: where lanes share them, loops outside compute most of them.
+    """
     total = 0.0
 
     def visit(node: Any, visitor: Any) -> Any:
         nonlocal total
         if isinstance(node, TensorLoad):
             return None
+        if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
+            total += 1.0
+            for choice in node.args[1:]:
+                visitor.visit(choice)
+            return None
         if isinstance(node, tvm.ir.Call):
-            total += 1.0 if node.op.same_as(IF_THEN_ELSE) else 10.0
+            total += 10.0
         elif isinstance(node, tvm.ir.Expr) and not isinstance(
             node, (tvm.ir.Var, tirx.IntImm, tirx.FloatImm)
         ):

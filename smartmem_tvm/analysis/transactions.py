@@ -29,7 +29,7 @@ from .fused_kernel import Kernel
 from .kernel_samples import KernelSamples, Samples, sample
 from .kernel_work import Work
 from .layouts import Layout
-from .walks import Memory, Walk, list_walks
+from .walks import Memory, Walk, list_walks, widest
 
 __all__ = ["Counts", "KernelCost", "Memory", "Walk"]
 
@@ -250,12 +250,12 @@ class KernelCost:
             return "scattered"
         return "pieces" if stride == 1 else "gathered"
 
-    @staticmethod
-    def stride(samples: Samples, walk: Walk, run: Any, layout: Layout) -> int | None:
+    def stride(self, samples: Samples, walk: Walk, run: Any, layout: Layout) -> int | None:
         """Elements from lane to lane; None when that varies."""
-        if not walk.team or isinstance(run, tuple):
+        narrow = walk.lane is not None and walk.width < widest(self.extents, walk.lane, self.memory)
+        if not narrow and not walk.team:
             return samples.stride(run, layout)
-        # Runs are sampled for a vector's width, and a team is as wide as a subgroup.
+        # Runs are sampled for the widest vector; a team is wider, and some vectors are narrower.
         digits = samples.digits(run, layout)
         if not digits:
             return 0

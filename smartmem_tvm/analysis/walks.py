@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from smartmem_tvm.devices import DeviceProfile
 
 from .kernel_samples import KernelSamples
+from .layouts import row_major
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,11 @@ def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
         inner = tuple(sorted(wide - used))
     outer = sorted(wide - set(inner))
     for lane in (None, *_lanes(kernel, outer)):
-        extent = math.prod(extents[d] for d in lane) if lane else 1
-        width = 1 << (min(extent, memory.width).bit_length() - 1)
-        yield Walk(lane, width, inner=inner)
-        for row in outer if not inner else ():
-            if lane is None or row not in lane:
-                yield Walk(lane, width, rows=((row, _rows_of(extents[row], memory.rows)),))
+        for width in _widths(kernel, lane, memory):
+            yield Walk(lane, width, inner=inner)
+            for row in outer if not inner else ():
+                if lane is None or row not in lane:
+                    yield Walk(lane, width, rows=((row, _rows_of(extents[row], memory.rows)),))
     if reductions and memory.subgroup > 1:
         yield Walk(None, memory.subgroup, True, inner=inner, team=True)
     if not reductions or memory.width < 2:
@@ -115,6 +115,32 @@ def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
             if row is not None and other > row:
                 both = (*rows, (other, min(4, extents[other])))
                 yield Walk(None, memory.width, True, both, inner)
+
+
+def _widths(kernel: KernelSamples, lane: tuple[int, ...] | None, memory: Memory) -> Iterator[int]:
+    """Lanes of vectors along some axes: as many as fit, and those within a group of channels.
+
+    ::
+
+        x[c // 24 * 24 + k]     16 lanes along c lie in one group or in two, 8 lanes always in one
+    """
+    most = widest(kernel.extents, lane or (), memory)
+    yield most
+    if lane is None or len(lane) > 1:
+        return
+    for part in kernel.samples:
+        for samples in part:
+            digits = samples.digits(lane, row_major(len(samples.extents)))
+            if len(digits) > 1 and digits[0][0] == 0:
+                within = math.gcd(digits[0][1], most)
+                if 4 <= within < most:
+                    yield within
+
+
+def widest(extents: Sequence[int], lane: tuple[int, ...], memory: Memory) -> int:
+    """Lanes of the widest vector along some axes."""
+    extent = math.prod(extents[d] for d in lane)
+    return 1 << (min(extent, memory.width).bit_length() - 1)
 
 
 def _rows_of(extent: int, most: int) -> int:
@@ -133,5 +159,9 @@ def _lanes(kernel: KernelSamples, outer: Sequence[int]) -> Iterator[tuple[int, .
         if kernel.symbolic[d]:
             continue
         yield (d,)
-        if d - 1 in outer and not kernel.symbolic[d - 1]:
-            yield (d - 1, d)
+        both = (d - 1, d)
+        if d - 1 not in outer or kernel.symbolic[d - 1]:
+            continue
+        # Schedules take axes together only where no condition tells them apart.
+        if not any(s.changes_condition(both) for part in kernel.samples for s in part):
+            yield both

@@ -28,6 +28,7 @@ from tvm_ffi import structural_equal, structural_walk
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 
 _COMPARISONS = (prim.LT, prim.LE, prim.GT, prim.GE, prim.EQ, prim.NE)
+_ORDERS = (prim.LT, prim.LE, prim.GT, prim.GE)
 _CONNECTIVES = (prim.And, prim.Or, prim.Not)
 IF_THEN_ELSE = tvm.ir.Op.get("prim.if_then_else")
 
@@ -75,16 +76,32 @@ class Lane:
         """
         if not uses(expr, self.var):
             return 0
-        if dtype_of(expr) != "bool":
-            # (4 * t + lane) % 16 is taken apart for a lane below 4, but not for lane + 1.
-            expr = self.analyzer.simplify(expr)
+        if dtype_of(expr) == "bool":
+            return 0 if self._same_in_all(expr) else None
+        # (4 * t + lane) % 16 is taken apart for a lane below 4, but not for lane + 1.
+        expr = self.analyzer.simplify(expr)
         here = substitute(expr, {self.var: self._before_last})
         there = substitute(expr, {self.var: self._before_last + const(1, self.var)})
-        if dtype_of(expr) == "bool":
-            same = structural_equal(*map(self.analyzer.simplify, (here, there)))
-            return 0 if same else None
-        grown = self.analyzer.simplify(there - here)
-        return static(grown)
+        return static(self.analyzer.simplify(there - here))
+
+    def _same_in_all(self, condition: Any) -> bool:
+        """Whether a condition is proved to be the same in all lanes."""
+        if not uses(condition, self.var):
+            return True
+        if isinstance(condition, (prim.And, prim.Or)):
+            return self._same_in_all(condition.a) and self._same_in_all(condition.b)
+        if isinstance(condition, prim.Not):
+            return self._same_in_all(condition.a)
+        if not isinstance(condition, _ORDERS) or _has_load(condition, self.var):
+            return False
+        if self.step(condition.a - condition.b) is None:
+            return False
+        # Both sides grow evenly: what holds in the first lane and in the last one holds between.
+        first, last = (
+            self.analyzer.simplify(substitute(condition, {self.var: const(lane, self.var)}))
+            for lane in (0, self.width - 1)
+        )
+        return bool(structural_equal(first, last))
 
     def stride(self, buffer: Any, indices: Any) -> int | None:
         """Elements from lane to lane in the buffer's memory, None when that varies."""

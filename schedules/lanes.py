@@ -23,7 +23,7 @@ from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.ir.prim import expr as prim
 from tvm.tirx import BufferLoad
-from tvm_ffi import structural_equal, structural_walk
+from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 
@@ -94,14 +94,23 @@ class Lane:
             return self._same_in_all(condition.a)
         if not isinstance(condition, _ORDERS) or _has_load(condition, self.var):
             return False
-        if self.step(condition.a - condition.b) is None:
+        less, more = condition.a, condition.b
+        if isinstance(condition, (prim.GT, prim.GE)):
+            less, more = more, less
+        step = self.step(more - less)
+        if step is None:
             return False
-        # Both sides grow evenly: what holds in the first lane and in the last one holds between.
-        first, last = (
-            self.analyzer.simplify(substitute(condition, {self.var: const(lane, self.var)}))
-            for lane in (0, self.width - 1)
-        )
-        return bool(structural_equal(first, last))
+        # It holds where this is above 0. In the first lane it is one of base, base + coeff, …; the
+        # smallest above 0 must stay there in the other lanes, and the largest that is not, too.
+        margin = more - less + const(isinstance(condition, (prim.LE, prim.GE)), less)
+        margin = self.analyzer.simplify(substitute(margin, {self.var: const(0, self.var)}))
+        known = self.analyzer.modular_set(margin)
+        grown = step * (self.width - 1)
+        if known.coeff == 0:
+            return bool((known.base > 0) == (known.base + grown > 0))
+        above = (known.base - 1) % known.coeff + 1
+        below = -(-known.base % known.coeff)
+        return bool(above + grown > 0 and below + grown <= 0)
 
     def stride(self, buffer: Any, indices: Any) -> int | None:
         """Elements from lane to lane in the buffer's memory, None when that varies."""
@@ -147,6 +156,11 @@ class Lane:
                 return stage(node)
             if isinstance(node, TensorLoad):
                 return BufferLoad(node.source, self.along(node.indices))
+            if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
+                condition, *choices = node.args
+                first = substitute(condition, {self.var: const(0, self.var)})
+                # What is chosen may not be read ahead of the choice.
+                return tirx.if_then_else(first, *(self.split(choice, stage) for choice in choices))
             if isinstance(node, tvm.ir.Call):
                 arguments = [mutator.mutate(argument) for argument in node.args]
                 return tvm.ir.Call(node.op, arguments, node.attrs, ret_ty=node.ty)
@@ -171,7 +185,7 @@ class Lane:
             return is_float(node.value)
         if isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE):
             condition, *choices = node.args
-            return not uses(condition, self.var) and all(self._whole(choice) for choice in choices)
+            return self._same_in_all(condition) and all(self._whole(choice) for choice in choices)
         # TVM writes a whole loop out lane by lane for one call of another operator.
         return not isinstance(node, tvm.ir.Call) or bool(node.op.get_attr("TVectorizable"))
 

@@ -88,6 +88,15 @@ class Costs:
 
     def _stride(self, work: Work, number: int, axis: int | None, width: int) -> int | str | None:
         access = work.accesses[number]
+        lane, var, values = self._lane(work, axis, width)
+        if any(uses(condition, var) for condition in access.conditions) and any(
+            lane.step(c) != 0 for c in (substitute(c, values) for c in access.conditions)
+        ):
+            return "condition"
+        return lane.stride(access.buffer, [substitute(i, values) for i in access.indices])
+
+    def _lane(self, work: Work, axis: int | None, width: int) -> tuple[Lane, Any, dict[Any, Any]]:
+        """Lanes along an axis, its variable, and the variable's value in them."""
         analyzer = bounds_of(self.kernel, self.work)
         if axis is None:
             var, extent = work.reduced[-1]
@@ -100,12 +109,17 @@ class Costs:
         begin = tile * const(width, tile)
         if axis is not None and extent % width:
             begin = tirx.min(begin, const(extent - width, tile))
-        values = {var: begin + lane.var}
-        if any(uses(condition, var) for condition in access.conditions) and any(
-            lane.step(c) != 0 for c in (substitute(c, values) for c in access.conditions)
-        ):
-            return "condition"
-        return lane.stride(access.buffer, [substitute(i, values) for i in access.indices])
+        return lane, var, {var: begin + lane.var}
+
+    def _side_by_side(self, number: int, position: int, axis: int) -> bool:
+        """Whether neighbours along an axis lie side by side, whatever conditions say of them."""
+        key = ("side", number, position, axis)
+        if key not in self._strides:
+            work = self.work[number]
+            lane, _, values = self._lane(work, axis, 2)
+            indices = [substitute(i, values) for i in work.accesses[position].indices]
+            self._strides[key] = lane.stride(work.accesses[position].buffer, indices) == 1
+        return bool(self._strides[key])
 
     def of(self, tile: Tile) -> float:
         """Cost of the kernel with a tile."""
@@ -151,7 +165,7 @@ class Costs:
                 for d, extent in enumerate(self.extents):
                     if d != axis and d not in tile.inner and self._depends(number, position, d):
                         # Of what lies side by side a whole line is touched.
-                        least = LINE if self.stride(number, position, d, 2) == 1 else 1
+                        least = LINE if self._side_by_side(number, position, d) else 1
                         apart *= max(1.0, extent / max(tile.size(d), least))
                 total += size / min(apart, size)
         return total

@@ -10,11 +10,15 @@ from smartmem_tvm.pipeline import pipeline_stages
 
 
 def module_before(
-    stage: str, mod: tvm.IRModule, target: tvm.target.Target, disable: Collection[str] = ()
+    stage: str,
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    disable: Collection[str] = (),
+    dtype: str = "float32",
 ) -> tvm.IRModule:
     """The module after all stages that come before the named one."""
     with target:
-        for name, passes in pipeline_stages(target, disable=disable):
+        for name, passes in pipeline_stages(target, dtype, disable):
             if name == stage:
                 return mod
             mod = tvm.transform.Sequential(passes)(mod)

@@ -16,7 +16,7 @@ BUILD_INPUTS := pyproject.toml setup.py Makefile \
 CXX_FILES := $(wildcard smartmem_tvm/runtime/src/*.cc smartmem_tvm/runtime/src/*.h)
 PY_DIRS := smartmem_tvm passes schedules zoo tests docs examples benchmarks setup.py
 
-.PHONY: setup demo test test-slow check-zoo fuzz onnx-nodes lint format sanitize docs clean
+.PHONY: setup demo test test-slow check-zoo check-kernels fuzz fuzz-kernels onnx-nodes lint format sanitize docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -39,6 +39,16 @@ check-zoo: setup
 # make fuzz ARGS='--seed 7 --count 500 --mode device'   tests/fuzz/run_fuzz.py has the options
 fuzz: setup
 	$(BIN)/python tests/fuzz/run_fuzz.py $(ARGS)
+
+# 1,000 random kernels as the schedule rules make them, against NumPy; what fails is in build/kernels.
+# make fuzz-kernels ARGS='--driver pocl --seed 7'   tests/fuzz/run_kernels.py has the options
+fuzz-kernels: setup
+	$(BIN)/python tests/fuzz/run_kernels.py $(ARGS)
+
+# Limits, bindings and generated source of every kernel of the zoo, for every device profile.
+# make check-kernels ARGS='--sizes full --profiles cpu'   benchmarks/check_kernels.py has the options
+check-kernels: setup
+	$(BIN)/python benchmarks/check_kernels.py $(ARGS)
 
 # ONNX's node tests through this pipeline and TVM's default one; goes on from where it was.
 # make onnx-nodes ARGS='--every 4'   tests/onnx_backend/run_onnx_nodes.py has the options

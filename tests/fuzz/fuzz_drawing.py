@@ -13,11 +13,12 @@ LARGEST = 3000  # elements of a tensor
 
 
 class Drawing:
-    """A graph that grows; `draw` is Hypothesis's."""
+    """A graph that grows, of tensors of so many elements; `draw` is Hypothesis's."""
 
-    def __init__(self, draw: Any, *, symbolic: bool) -> None:
+    def __init__(self, draw: Any, *, symbolic: bool, largest: int = LARGEST) -> None:
         self.draw = draw
         self.symbolic = symbolic
+        self.largest = largest
         self.tensors: list[Tensor] = []
         self.steps: list[Step] = []
         self.shapes: dict[str, Shape] = {}  # of what later steps may read
@@ -54,7 +55,7 @@ class Drawing:
 
     def emit(self, op: str, reads: Any, attrs: dict[str, Any], *shapes: Any) -> str | None:
         """The step's first result; None where it would be too large."""
-        if any(elements(shape) > LARGEST for shape in shapes):
+        if any(elements(shape) > self.largest for shape in shapes):
             return None
         step = Step(f"v{len(self.steps)}", op, tuple(reads), attrs, tuple(tuple(s) for s in shapes))
         self.steps.append(step)

@@ -1,7 +1,8 @@
 """Random graphs as data: what the generator draws, the reference computes and a file keeps.
 
 Tensors have names: ``x0`` is a graph input, ``c1`` a constant, ``v2`` what step 2 makes, ``v2.1``
-the second of several. All are float32 but the inputs of ``take`` (indices) and ``where`` (masks).
+the second of several. All are float32 but indices and the masks of ``where``; in a graph of half
+precision the tensors are float16, and operators cast what they need.
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ class Graph:
     @property
     def inputs(self) -> list[Tensor]:
         return [tensor for tensor in self.tensors if not tensor.is_constant]
+
+    @property
+    def storage(self) -> str:
+        """The type of tensors of real numbers."""
+        half = any(tensor.dtype == "float16" for tensor in self.tensors)
+        return "float16" if half else "float32"
 
     def values(self) -> dict[str, np.ndarray]:
         """Inputs and constants by name, from the seed."""

@@ -16,6 +16,7 @@ from smartmem_tvm.passes._graph import Graph
 from smartmem_tvm.passes._tensors import is_constant, public_tensors, shared_memory
 
 LANES = (2, 3, 4, 16)
+FORMS = ("row by row", "permuted", "vectors", "padded vectors", "fused and split")
 
 
 @tvm.transform.module_pass(opt_level=0, name="smartmem.test.RandomLayouts")
@@ -53,21 +54,26 @@ class RandomLayouts:
 
     def _draw(self, buffer: Any, reader: int) -> tirx.IndexMap:
         rng = Random(f"{self.seed} {buffer.name} {reader}")
-        extents = [static(extent) for extent in buffer.shape]
-        ndim = len(extents)
-        order = rng.sample(range(ndim), ndim)
-        # One in eight is of a form that no Layout has: neighbours fused, and split elsewhere.
-        pairs = [d for d in range(ndim - 1) if None not in extents[d : d + 2]]
-        if pairs and rng.random() < 0.125:
-            self.drawn["fused and split"] += 1
-            return _fused_and_split(rng.choice(pairs), extents, rng.choice(LANES), order)
-        if not ndim or rng.random() < 0.5:
-            self.drawn["permuted" if order != sorted(order) else "row by row"] += 1
-            return Layout(tuple(order)).index_map()
-        dim, lanes = rng.randrange(ndim), rng.choice(LANES)
-        padded = extents[dim] is None or extents[dim] % lanes
-        self.drawn["padded vectors" if padded else "vectors"] += 1
-        return Layout(tuple(order), (dim, lanes)).index_map()
+        return draw_layout(buffer.shape, rng, self.drawn)
+
+
+def draw_layout(shape: Any, rng: Random, drawn: Counter[str]) -> tirx.IndexMap:
+    """A random layout of a tensor, counted by its form."""
+    extents = [static(extent) for extent in shape]
+    ndim = len(extents)
+    order = rng.sample(range(ndim), ndim)
+    # One in eight is of a form that no Layout has: neighbours fused, and split elsewhere.
+    pairs = [d for d in range(ndim - 1) if None not in extents[d : d + 2]]
+    if pairs and rng.random() < 0.125:
+        drawn["fused and split"] += 1
+        return _fused_and_split(rng.choice(pairs), extents, rng.choice(LANES), order)
+    if not ndim or rng.random() < 0.5:
+        drawn["permuted" if order != sorted(order) else "row by row"] += 1
+        return Layout(tuple(order)).index_map()
+    dim, lanes = rng.randrange(ndim), rng.choice(LANES)
+    padded = extents[dim] is None or extents[dim] % lanes
+    drawn["padded vectors" if padded else "vectors"] += 1
+    return Layout(tuple(order), (dim, lanes)).index_map()
 
 
 def _fused_and_split(first: int, extents: list[Any], lanes: int, order: list[int]) -> Any:

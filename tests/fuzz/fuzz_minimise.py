@@ -42,7 +42,7 @@ def _smaller(graph: Graph) -> Iterator[Graph]:
     for step in graph.steps:  # a step that keeps the shape is left out
         for name in step.reads:
             if len(step.shapes) == 1 and name not in graph.outputs:
-                shapes = {t.name: t.shape for t in graph.tensors if t.dtype == "float32"}
+                shapes = {t.name: t.shape for t in graph.tensors if t.dtype == graph.storage}
                 for other in graph.steps:
                     shapes.update(zip(other.makes, other.shapes, strict=True))
                 if shapes.get(name) == step.shapes[0]:
@@ -56,7 +56,7 @@ def _with_input_for(graph: Graph, makes: tuple[str, ...]) -> Graph:
     fed = [name for name in makes if any(name in step.reads for step in graph.steps)]
     tensors, steps, outputs = graph.tensors, graph.steps, graph.outputs
     for name in fed:
-        tensor = Tensor(f"x{number}", shapes[name])
+        tensor = Tensor(f"x{number}", shapes[name], graph.storage)
         number += 1
         tensors = (*tensors, tensor)
         steps = tuple(_renamed(step, name, tensor.name) for step in steps)

@@ -10,6 +10,7 @@ import numpy as np
 from fuzz_graphs import Graph, at
 
 Arrays = list[np.ndarray]
+MOST_NOISE = {"float32": 1e-3, "float16": 0.05}  # that rounding may cause, of an output's values
 
 
 class IllConditionedError(Exception):
@@ -47,11 +48,19 @@ def _softmax(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
     return raised / raised.sum(axis=attrs["axis"], keepdims=True)
 
 
+def _check_spread(mean: np.ndarray, variance: np.ndarray) -> None:
+    """Rows that are nearly constant lose their digits where a variance is computed of squares."""
+    if (np.square(mean) > 1e3 * (variance + 1e-5)).any():
+        raise IllConditionedError("the variance of numbers that are nearly equal")
+
+
 def _layer_norm(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
     data, gamma, beta = arrays
     axes = tuple(attrs["axes"])
-    centred = data - data.mean(axis=axes, keepdims=True)
+    mean = data.mean(axis=axes, keepdims=True)
+    centred = data - mean
     variance = np.square(centred).mean(axis=axes, keepdims=True)
+    _check_spread(mean, variance)
     return centred / np.sqrt(variance + 1e-5) * gamma + beta
 
 
@@ -77,6 +86,97 @@ def _conv2d(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
 
 def _max_pool2d(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
     return _windows(arrays[0], attrs["size"], attrs["strides"], [1, 1]).max(axis=(-2, -1))
+
+
+def _conv2d_transpose(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
+    """Every input element adds the window of weights that it scales to the output."""
+    data, weight = arrays
+    (top, left, bottom, right), groups = attrs["padding"], attrs["groups"]
+    (sy, sx), (dy, dx), (ey, ex) = (attrs[k] for k in ("strides", "dilation", "output_padding"))
+    count, channels, height, width = data.shape
+    _, made, kh, kw = weight.shape
+    rows, columns = (height - 1) * sy + dy * (kh - 1) + 1, (width - 1) * sx + dx * (kw - 1) + 1
+    whole = np.zeros((count, groups, made, rows + ey, columns + ex), data.dtype)
+    parts = data.reshape(count, groups, channels // groups, height, width)
+    weights = weight.reshape(groups, channels // groups, made, kh, kw)
+    for y in range(kh):
+        for x in range(kw):
+            scaled = np.einsum("ngchw,gco->ngohw", parts, weights[..., y, x])
+            ends = y * dy + (height - 1) * sy + 1, x * dx + (width - 1) * sx + 1
+            whole[..., y * dy : ends[0] : sy, x * dx : ends[1] : sx] += scaled
+    whole = whole.reshape(count, groups * made, *whole.shape[3:])
+    return whole[:, :, top : whole.shape[2] - bottom, left : whole.shape[3] - right]
+
+
+def _pool2d(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
+    (data,), (top, left, bottom, right) = arrays, attrs["padding"]
+    widths = [(0, 0), (0, 0), (top, bottom), (left, right)]
+    least = -np.inf if attrs["kind"] == "max" else 0.0
+    padded = np.pad(data, widths, constant_values=least)
+    windows = _windows(padded, attrs["size"], attrs["strides"], [1, 1])
+    if attrs["kind"] == "max":
+        return windows.max(axis=(-2, -1))
+    counted = np.pad(np.ones_like(data), widths, constant_values=attrs["count_padding"])
+    counts = _windows(counted, attrs["size"], attrs["strides"], [1, 1]).sum(axis=(-2, -1))
+    return windows.sum(axis=(-2, -1)) / counts
+
+
+def _extreme_at(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
+    """Index of the first largest element; ties other than of zeros are left to luck."""
+    data, axis = arrays[0], attrs["axis"]
+    if data.shape[axis] > 1:
+        upper = np.sort(data, axis=axis).take([-2, -1], axis=axis)
+        first, last = np.split(upper, 2, axis=axis)
+        if ((np.abs(last - first) < 1e-4) & (last != 0)).any():
+            raise IllConditionedError("the index of one of numbers that are nearly equal")
+    return data.argmax(axis=axis, keepdims=attrs["keepdims"])
+
+
+def _rms_norm(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
+    data, weight = arrays
+    mean = np.square(data).mean(axis=tuple(attrs["axes"]), keepdims=True)
+    return data / np.sqrt(mean + 1e-5) * weight
+
+
+def _group_norm(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
+    data, gamma, beta = arrays
+    rows = data.reshape(data.shape[0], attrs["groups"], -1)
+    mean = rows.mean(axis=2, keepdims=True)
+    centred = rows - mean
+    variance = np.square(centred).mean(axis=2, keepdims=True)
+    _check_spread(mean, variance)
+    scaled = (centred / np.sqrt(variance + 1e-5)).reshape(data.shape)
+    channels = (1, -1, *(1 for _ in data.shape[2:]))
+    return scaled * gamma.reshape(channels) + beta.reshape(channels)
+
+
+_SCATTERED = {
+    "update": lambda old, new: new,
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
+
+def _scatter_elements(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
+    data, indices, updates = arrays
+    result = data.copy()
+    for place in np.ndindex(*indices.shape):
+        to = list(place)
+        to[attrs["axis"]] = indices[place]
+        old = result[tuple(to)]
+        result[tuple(to)] = _SCATTERED[attrs["reduction"]](old, updates[place])
+    return result
+
+
+def _scatter_nd(arrays: Arrays, attrs: dict[str, Any]) -> np.ndarray:
+    data, indices, updates = arrays
+    result = data.copy()
+    for place in np.ndindex(*indices.shape[:-1]):
+        to = tuple(indices[place])
+        result[to] = _SCATTERED[attrs["reduction"]](result[to], updates[place])
+    return result
 
 
 def _erf(arrays: Arrays, _attrs: dict[str, Any]) -> np.ndarray:
@@ -117,6 +217,14 @@ OPERATORS: dict[str, Callable[[Arrays, dict[str, Any]], Any]] = {
     "matmul": lambda a, _: np.matmul(a[0], a[1]),
     "conv2d": _conv2d,
     "max_pool2d": _max_pool2d,
+    "conv2d_transpose": _conv2d_transpose,
+    "pool2d": _pool2d,
+    "argmax": _extreme_at,
+    "argmin": lambda a, k: _extreme_at([-a[0]], k),
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "scatter_elements": _scatter_elements,
+    "scatter_nd": _scatter_nd,
     "sum": lambda a, k: a[0].sum(**_axes(k)),
     "mean": lambda a, k: a[0].mean(**_axes(k)),
     "max": lambda a, k: a[0].max(**_axes(k)),
@@ -127,10 +235,10 @@ OPERATORS: dict[str, Callable[[Arrays, dict[str, Any]], Any]] = {
 }
 
 
-def evaluate(graph: Graph, dtype: str = "float64") -> dict[str, np.ndarray]:
-    """Every tensor of the graph by name, computed in `dtype`."""
+def evaluate(graph: Graph, dtype: str = "float64", stored: str = "") -> dict[str, np.ndarray]:
+    """Every tensor of the graph by name, computed in `dtype`; each result rounded to `stored`."""
     values = {
-        name: value.astype(dtype) if value.dtype == np.float32 else value
+        name: value.astype(dtype) if np.issubdtype(value.dtype, np.floating) else value
         for name, value in graph.values().items()
     }
     for step in graph.steps:
@@ -146,6 +254,8 @@ def evaluate(graph: Graph, dtype: str = "float64") -> dict[str, np.ndarray]:
                 raise ValueError(f"{name} of {step.op} is {value.shape}, not {at(shape, graph.n)}")
             if value.size and not np.abs(value).max() < 1e4:
                 raise IllConditionedError(f"{name} has values past 1e4")
+            if stored and np.issubdtype(value.dtype, np.floating):
+                value = value.astype(stored).astype(dtype)
             values[name] = value
     return values
 
@@ -156,14 +266,17 @@ def reference(graph: Graph) -> list[tuple[np.ndarray, float]]:
     Raises
     ------
     IllConditionedError
-        If float32 alone moves an output by more than a thousandth of its values.
+        If rounding alone moves an output by more than a thousandth of its values, or, where tensors
+        are float16, a twentieth.
     """
-    exact, rounded = evaluate(graph), evaluate(graph, "float32")
+    half = graph.storage == "float16"
+    exact, rounded = evaluate(graph), evaluate(graph, "float32", "float16" if half else "")
+    most = MOST_NOISE[graph.storage]
     found = []
     for name in graph.outputs:
         noise = float(np.abs(exact[name] - rounded[name]).max()) if exact[name].size else 0.0
         scale = float(np.abs(exact[name]).max()) if exact[name].size else 0.0
-        if noise > 1e-3 * max(scale, 1e-3):
+        if noise > most * max(scale, 1e-3):
             raise IllConditionedError(f"{name} has lost its digits to rounding")
         found.append((exact[name], noise))
     return found

@@ -53,6 +53,20 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         a[0], a[1], k["strides"], k["padding"], k["dilation"], k["groups"]
     ),
     "max_pool2d": lambda a, k: relax.op.nn.max_pool2d(a[0], k["size"], k["strides"]),
+    "conv2d_transpose": lambda a, k: relax.op.nn.conv2d_transpose(
+        a[0], a[1], k["strides"], k["padding"], k["output_padding"], k["dilation"], k["groups"]
+    ),
+    "pool2d": lambda a, k: getattr(relax.op.nn, f"{k['kind']}_pool2d")(
+        a[0], k["size"], k["strides"], k["padding"], count_include_pad=k["count_padding"]
+    ),
+    "argmax": lambda a, k: relax.op.argmax(a[0], k["axis"], k["keepdims"]),
+    "argmin": lambda a, k: relax.op.argmin(a[0], k["axis"], k["keepdims"]),
+    "rms_norm": lambda a, k: relax.op.nn.rms_norm(a[0], a[1], k["axes"]),
+    "group_norm": lambda a, k: relax.op.nn.group_norm(
+        a[0], a[1], a[2], k["groups"], 1, list(range(2, k["ndim"]))
+    ),
+    "scatter_elements": lambda a, k: relax.op.scatter_elements(*a, k["axis"], k["reduction"]),
+    "scatter_nd": lambda a, k: relax.op.scatter_nd(*a, k["reduction"]),
     "sum": lambda a, k: relax.op.sum(a[0], k["axes"], k["keepdims"]),
     "mean": lambda a, k: relax.op.mean(a[0], k["axes"], k["keepdims"]),
     "max": lambda a, k: relax.op.max(a[0], k["axes"], k["keepdims"]),
@@ -61,6 +75,11 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "softmax": lambda a, k: relax.op.nn.softmax(a[0], k["axis"]),
     "layer_norm": lambda a, k: relax.op.nn.layer_norm(a[0], a[1], a[2], k["axes"]),
 }
+
+# Which of them random graphs have not, but random kernels.
+OF_KERNELS = frozenset(
+    "conv2d_transpose pool2d argmax argmin rms_norm group_norm scatter_elements scatter_nd".split()
+)
 
 
 def to_relax(graph: Graph, *, negated_twice: bool = False) -> tvm.IRModule:
@@ -81,9 +100,13 @@ def to_relax(graph: Graph, *, negated_twice: bool = False) -> tvm.IRModule:
         else:
             ty = relax.TensorType(extents(tensor.shape), tensor.dtype)
             known[tensor.name] = relax.Var(tensor.name, ty)
+    parameters = [known[tensor.name] for tensor in graph.inputs]
+    half = [tensor.name for tensor in graph.tensors if tensor.dtype == "float16"]
     builder = relax.BlockBuilder()
-    with builder.function("main", [known[tensor.name] for tensor in graph.inputs]):
+    with builder.function("main", parameters):
         with builder.dataflow():
+            for name in half:
+                known[name] = builder.emit(relax.op.astype(known[name], "float32"))
             for step in graph.steps:
                 attrs = dict(step.attrs)
                 if "shape" in attrs:
@@ -95,6 +118,8 @@ def to_relax(graph: Graph, *, negated_twice: bool = False) -> tvm.IRModule:
                     for number, name in enumerate(step.makes):
                         known[name] = builder.emit(relax.TupleGetItem(made, number))
             outputs = [known[name] for name in graph.outputs]
+            if half:
+                outputs = [_in_half(builder, output) for output in outputs]
             for _ in range(2 * negated_twice):
                 outputs = [builder.emit(relax.op.negative(output)) for output in outputs]
             result = builder.emit_output(relax.Tuple(outputs))
@@ -103,3 +128,9 @@ def to_relax(graph: Graph, *, negated_twice: bool = False) -> tvm.IRModule:
     if graph.n:
         mod["main"] = mod["main"].with_attr("tir_var_upper_bound", {"n": BOUND})
     return mod
+
+
+def _in_half(builder: relax.BlockBuilder, output: Any) -> Any:
+    if output.ty.dtype != "float32":
+        return output
+    return builder.emit(relax.op.astype(output, "float16"))

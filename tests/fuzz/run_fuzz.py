@@ -16,60 +16,45 @@ Graphs run in worker processes, so that a crash or a hang costs one graph. What 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from fuzz_execution import compare, failure, kernels_of, run_on_device, run_on_host
+from fuzz_campaign import Campaign, work
+from fuzz_execution import compare, kernels_of, run_on_device, run_on_host
 from fuzz_graphs import Graph
-from fuzz_minimise import minimise
-from fuzz_reference import IllConditionedError, reference
+from fuzz_layouts import FORMS
 from fuzz_strategies import graphs
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as seeded
-
-CHUNK = 100
-CURRENT = "current.json"
-SUMMARY = "summary.json"
 
 
 def main() -> int:
     options = _options()
     if options.again:
         return _run_again(options)
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.worker:
-        return _work(options)
-    total: Counter[str] = Counter()
-    failed: list[dict[str, str]] = []
+        drawn: Counter[str] = Counter()
+        strategy = graphs(symbolic=True if options.symbolic else None)
+        run = _runner(options, drawn)
+        work(strategy, run, options.out, options.seed, options.count, lambda: drawn)
+        return 0
     start = time.monotonic()
-    chunk = 0
-    while total["ran"] < options.count:
-        count = min(CHUNK, options.count - total["ran"])
-        found = _run_worker(options, options.seed + chunk, count)
-        total.update(found["counts"])
-        failed += found["failed"]
-        chunk += 1
-        spent = time.monotonic() - start
-        print(
-            f"{total['ran']} of {options.count} graphs, {total['ill']} ill-conditioned, "
-            f"{len(failed)} failed, {spent:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+    command = [sys.executable, str(Path(__file__).resolve()), "--mode", options.mode]
+    command += ["--out", str(options.out)]
+    command += [f"--{name}" for name in ("symbolic", "layouts") if getattr(options, name)]
+    for name in options.disable:
+        command += ["--disable", name]
+    again = [*command, "--again"]
+    campaign = Campaign(options.out, [*command, "--worker"], again, options.timeout)
+    total, failed = campaign.run(options.seed, options.count)
     kinds = sorted(key.removeprefix("op ") for key in total if key.startswith("op "))
     report = {
         "mode": options.mode,
         "seed": options.seed,
         "disable": options.disable,
-        "random_layouts": {
-            key.removeprefix("layout "): total[key] for key in total if key.startswith("layout ")
-        },
+        "random_layouts": {form: total[form] for form in FORMS if total[form]},
         "graphs": total["ran"],
         "distinct": total["distinct"],
         "operators": total["operators"],
@@ -117,106 +102,6 @@ def _run_again(options: argparse.Namespace) -> int:
     print(kernels_of(graph, options.disable, drawn if options.layouts else None).script())
     compare(graph, _runner(options, drawn)(graph))
     return 0
-
-
-def _run_worker(options: argparse.Namespace, seed: int, count: int) -> dict:
-    """Run a chunk in another process; one that dies or hangs has its graph saved as failed."""
-    current, summary = options.out / CURRENT, options.out / SUMMARY
-    for path in (current, summary):
-        path.unlink(missing_ok=True)
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker", "--seed", str(seed)]
-    command += ["--count", str(count), "--mode", options.mode, "--out", str(options.out)]
-    command += [f"--{name}" for name in ("symbolic", "layouts") if getattr(options, name)]
-    for name in options.disable:
-        command += ["--disable", name]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    reason = _wait(process, current, options.timeout)
-    if summary.exists() and not reason:
-        return json.loads(summary.read_text(encoding="utf-8"))
-    if not current.exists():
-        raise RuntimeError(f"the worker for seed {seed} did not start: run it with --worker")
-    stored = json.loads(current.read_text(encoding="utf-8"))
-    path = options.out / f"{seed}-{stored['number']}.json"
-    path.write_text(json.dumps(stored["graph"], indent=1), encoding="utf-8")
-    counts = {"ran": stored["number"] + 1, "distinct": stored["number"] + 1}
-    return {"counts": counts, "failed": [*stored["failed"], {"graph": str(path), "why": reason}]}
-
-
-def _wait(process: subprocess.Popen, current: Path, timeout: float) -> str:
-    """Empty once the worker is done; else why it was not."""
-    last = time.monotonic()
-    seen = 0
-    while (code := process.poll()) is None:
-        time.sleep(0.2)
-        changed = current.stat().st_mtime_ns if current.exists() else 0
-        if changed != seen:
-            last, seen = time.monotonic(), changed
-        if time.monotonic() - last > timeout:
-            process.kill()
-            process.wait()
-            return f"no end within {timeout:.0f} s"
-    return "" if code == 0 else f"the process died with {code}"
-
-
-def _work(options: argparse.Namespace) -> int:
-    counts: Counter[str] = Counter()
-    failed: list[dict[str, str]] = []
-    distinct: set[str] = set()
-    drawn: Counter[str] = Counter()
-    run = _runner(options, drawn)
-
-    @seeded(options.seed)
-    @settings(
-        max_examples=options.count,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(graphs(symbolic=True if options.symbolic else None))
-    def each(graph: Graph) -> None:
-        counts["ran"] += 1
-        try:
-            reference(graph)
-        except IllConditionedError:
-            counts["ill"] += 1
-            return
-        text = graph.to_json()
-        distinct.add(hashlib.sha256(text.encode()).hexdigest())
-        for step in graph.steps:
-            counts[f"op {step.op}"] += 1
-        counts["operators"] += len(graph.steps)
-        counts["outputs"] += len(graph.outputs)
-        counts["symbolic"] += bool(graph.n)
-        number = counts["ran"] - 1
-        stored = {"number": number, "graph": json.loads(text), "failed": failed}
-        _write(options.out / CURRENT, json.dumps(stored))
-        why = failure(graph, run)
-        if why:
-            failed.append(_save(options, graph, f"{options.seed}-{number}", why, run))
-
-    each()
-    counts["distinct"] = len(distinct)
-    counts.update({f"layout {form}": count for form, count in drawn.items()})
-    _write(options.out / SUMMARY, json.dumps({"counts": counts, "failed": failed}))
-    return 0
-
-
-def _save(options: argparse.Namespace, graph: Graph, name: str, why: str, run) -> dict[str, str]:
-    path = options.out / f"{name}.json"
-    _write(path, graph.to_json())
-    kind = why.split(":")[0]
-    small = minimise(graph, lambda other: failure(other, run).startswith(kind), tries=60)
-    _write(options.out / f"{name}.min.json", small.to_json())
-    _write(options.out / f"{name}.txt", f"{why}\n\n{small}\n\n{failure(small, run)}\n")
-    operators = " ".join(step.op for step in small.steps)
-    return {"graph": str(path), "why": why, "minimised": operators}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,14 @@ from smartmem_tvm.bench.plots import draw_plots, plots_of
 from smartmem_tvm.bench.results import read_document
 
 ROOT = Path(__file__).resolve().parent.parent
-# Of footprint_floor.py, layout_pairs.py, layout_solvers.py and pass_time.py.
-OTHERS = ("footprint.json", "layout_pairs.json", "layout_solvers.json", "pass_time.json")
+# Of footprint_floor.py, bench_kernels.py, layout_pairs.py, layout_solvers.py and pass_time.py.
+OTHERS = (
+    "footprint.json",
+    "kernels.json",
+    "layout_pairs.json",
+    "layout_solvers.json",
+    "pass_time.json",
+)
 HEADER = """\
 # Benchmarks
 

@@ -89,8 +89,7 @@ class Builder:
                 tirx.BufferStore(to.source, value, to.indices),
                 ForKind.VECTORIZED,
             )
-        shared = [s for s in before if not any(uses(s, var) for var, _ in rows)]
-        own = [s for s in before if not any(s is other for other in shared)]
+        shared, own = _by_rows(before, [var for var, _ in rows])
         inner = self._over(rows, sequence([*own, body]), ForKind.UNROLLED)
         return sequence([*shared, inner])
 
@@ -143,3 +142,21 @@ def size_of(value: Any) -> int:
     found: list[Any] = []
     structural_walk(value, (tvm.ir.Expr, found.append))
     return len(found)
+
+
+def _by_rows(statements: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Statements that all rows share, and those of each: they name it, or what one of them made."""
+    shared: list[Any] = []
+    own: list[Any] = []
+    made: set[Any] = set()
+    for statement in statements:
+        loads: list[Any] = []
+        structural_walk(statement, (TensorLoad, loads.append))
+        if any(uses(statement, row) for row in rows) or any(x.source in made for x in loads):
+            own.append(statement)
+            stores: list[Any] = []
+            structural_walk(statement, (tirx.BufferStore, stores.append))
+            made |= {store.buffer for store in stores}
+        else:
+            shared.append(statement)
+    return shared, own

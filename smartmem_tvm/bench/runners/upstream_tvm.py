@@ -157,6 +157,7 @@ class Adreno(_Tvm):
         "bench.runners.adreno_faults",
         "passes._texture_access",
         "passes._texture_legality",
+        "passes.lower_vectors",
         "passes.stage_texture_stores",
         "passes.verify_thread_binding",
     )

@@ -25,8 +25,7 @@ from tvm.ir.prim import expr as prim
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from smartmem_tvm.analysis.expressions import dtype_of
-
-from .lanes import IF_THEN_ELSE
+from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 
 _ERF = tvm.ir.Op.get("tirx.erf")
 _RSQRT = tvm.ir.Op.get("tirx.rsqrt")

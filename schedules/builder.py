@@ -80,9 +80,7 @@ class Builder:
             body = tirx.BufferStore(to.source, value, to.indices)
         else:
             if split:
-                value = lane.split(
-                    value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
-                )
+                value = self._vector(value, lane, before)
             body = loop(
                 lane.var,
                 const(lane.width, lane.var),
@@ -93,15 +91,18 @@ class Builder:
         inner = self._over(rows, sequence([*own, body]), ForKind.UNROLLED)
         return sequence([*shared, inner])
 
+    def _vector(self, value: Any, lane: Lane, before: list[Any]) -> Any:
+        """Vector form of a value; what has none, and what lanes share, is computed before it."""
+        return lane.split(
+            value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
+        )
+
     def _kept(self, part: Any, lane: Lane | None, before: list[Any]) -> Any:
         """Compute a part of a value into a register, or a vector of them; returns its load."""
         if lane is None or not uses(part, lane.var):
             return self._once(part, before)
         buffer = self._private("kept", [lane.width], dtype_of(part))
-        vector = lane.split(
-            part, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
-        )
-        store = tirx.BufferStore(buffer, vector, [lane.var])
+        store = tirx.BufferStore(buffer, self._vector(part, lane, before), [lane.var])
         before.append(loop(lane.var, const(lane.width, lane.var), store, ForKind.VECTORIZED))
         return BufferLoad(buffer, [lane.var])
 

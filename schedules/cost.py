@@ -13,7 +13,15 @@ from smartmem_tvm.analysis.expressions import const, static, substitute, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel, NotAKernel, read_kernel
 from smartmem_tvm.analysis.kernel_work import Work, bounds_of, list_work
 from smartmem_tvm.analysis.layouts import row_major
-from smartmem_tvm.analysis.transactions import KernelCost
+from smartmem_tvm.analysis.transactions import (
+    BROADCAST,
+    CONDITIONAL_LANE,
+    FOLD,
+    GATHERED_LANE,
+    SCATTERED_LANE,
+    START,
+    KernelCost,
+)
 from smartmem_tvm.analysis.walks import Walk
 
 from .base import RuleDeclined
@@ -22,22 +30,12 @@ from .limits import ScheduleLimits
 from .regroup import regroup
 from .tile import Tile
 
-# In units of one vector instruction. A gathered lane is a scalar load and an insertion; one
-# that is not evenly apart also has an address of its own, one under a condition of its own a
-# comparison; a scalar operand of a vector folds into it.
-BROADCAST = 0.5
-GATHERED_LANE = 1.0
-SCATTERED_LANE = 2.0
-CONDITIONAL_LANE = 2.0
+# In units of one vector instruction, as in the model of transactions.
 STORED_LANE = 1.0
-# Steps that a group's and a work-item's start are worth.
-START = 20.0
 # Work-items that keep a processor busy.
 BUSY = 128
 # Elements of a cache line.
 LINE = 16
-# What a scalar update costs against a vector update.
-REDUCE_LANES = 4.0
 
 
 _last: list[tuple[tirx.PrimFunc, ScheduleLimits, Costs | NotAKernel]] = []
@@ -199,7 +197,7 @@ class Costs:
                 each = self._each(number, position, lane, width, writes)
             cost += times * each * repeats
         if along_reduction:
-            cost += points * REDUCE_LANES * math.log2(max(width, 2))
+            cost += points * FOLD * math.log2(max(width, 2))
         return cost
 
     def _each(

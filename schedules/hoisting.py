@@ -30,8 +30,9 @@ from tvm.tirx import BufferLoad
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.expressions import loads_of, uses
+from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 
-from .lanes import IF_THEN_ELSE, is_float
+from .lanes import is_float
 
 
 def hoisted(value: Any, inner: Sequence[Any], register: Callable[[Any], Any]) -> Any:

@@ -26,11 +26,11 @@ from tvm.tirx import BufferLoad
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
+from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 
 _COMPARISONS = (prim.LT, prim.LE, prim.GT, prim.GE, prim.EQ, prim.NE)
 _ORDERS = (prim.LT, prim.LE, prim.GT, prim.GE)
 _CONNECTIVES = (prim.And, prim.Or, prim.Not)
-IF_THEN_ELSE = tvm.ir.Op.get("prim.if_then_else")
 
 
 def element_offset(buffer: Any, indices: Any) -> Any:

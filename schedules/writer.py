@@ -76,9 +76,7 @@ class Writer(Builder):
         before: list[Any] = []
         self._copies = math.prod(n for _, n in self._rows)
         value = by_arithmetic(value, lambda e: self._kept(e, lane, before))
-        vector = lane.split(
-            value, lambda e: self._by_lane(e, lane, before), lambda e: self._once(e, before)
-        )
+        vector = self._vector(value, lane, before)
         contiguous = lane.stride(buffer, indices) == 1
         width = const(lane.width, lane.var)
         places = lane.along(indices)

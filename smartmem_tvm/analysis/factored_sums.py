@@ -33,9 +33,8 @@ def factor_sums(stages: list[Stage]) -> list[Stage]:
     """Stages, in order, with factors taken out of their sums."""
     for number, stage in enumerate(stages):
         later = stages[number + 1 :]
-        readers = [
-            s for s in later if {x.source for x in s.loads()} & {w.buffer for w in stage.stores}
-        ]
+        made_here = {store.buffer for store in stage.stores}
+        readers = [s for s in later if made_here & {load.source for load in s.loads()}]
         if not stage.is_reduction or any(reader.is_reduction for reader in readers):
             continue
         stores, factors = [], {}

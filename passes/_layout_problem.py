@@ -22,7 +22,8 @@ from smartmem_tvm.analysis.fused_kernel import NotAKernel, read_kernel
 from smartmem_tvm.analysis.kernel_samples import NOMINAL
 from smartmem_tvm.analysis.layout_choice import Problem
 from smartmem_tvm.analysis.layouts import Layout, innermost, row_major
-from smartmem_tvm.analysis.transactions import KernelCost, Memory, Walk
+from smartmem_tvm.analysis.ordered_cost import OrderedCost
+from smartmem_tvm.analysis.walks import Memory, Walk
 
 from ._graph import Graph, Node
 from ._tensors import is_constant, is_reshape, public_tensors, shared_memory
@@ -61,7 +62,7 @@ class KernelChoice:
     """
 
     node: Node
-    model: KernelCost
+    model: OrderedCost
     walks: list[Walk]
     base: Costs
     free: list[Operand]
@@ -114,7 +115,7 @@ class ProblemBuilder:
     def __init__(self, mod: tvm.IRModule, memory: Memory) -> None:
         self.mod = mod
         self.memory = memory
-        self._models: dict[Any, KernelCost | str] = {}
+        self._models: dict[Any, OrderedCost | str] = {}
         self._tables: dict[Any, Costs] = {}
 
     def state(self, graph: Graph) -> LayoutProblem:
@@ -132,25 +133,25 @@ class ProblemBuilder:
                     found.tensors[root] = layouts
                     numbers[root] = found.problem.add_variable(len(layouts))
         for node, model in models:
-            if isinstance(model, KernelCost):
+            if isinstance(model, OrderedCost):
                 choice = self._choice(graph, found, node, model)
                 found.kernels.append(choice)
                 _add(found.problem, choice, numbers)
         return found
 
-    def model(self, node: Node) -> KernelCost | str:
+    def model(self, node: Node) -> OrderedCost | str:
         """Cost model of the function that a node was read from, or why there is none."""
         if node.origin is None:
             return "it was not read from a function"
         global_var, _ = node.origin
         if global_var not in self._models:
             func = self.mod[global_var]
-            found: KernelCost | str
+            found: OrderedCost | str
             if is_reshape(func):
                 found = "it leaves every element in its place as long as both lie row by row"
             else:
                 try:
-                    found = KernelCost(read_kernel(func), self.memory)
+                    found = OrderedCost(read_kernel(func), self.memory)
                 except NotAKernel as error:
                     found = str(error)
             self._models[global_var] = found
@@ -173,7 +174,7 @@ class ProblemBuilder:
         return fixed
 
     def _choice(
-        self, graph: Graph, found: LayoutProblem, node: Node, model: KernelCost
+        self, graph: Graph, found: LayoutProblem, node: Node, model: OrderedCost
     ) -> KernelChoice:
         global_var, arguments = node.origin or (None, [])
         actual = dict(zip(self.mod[global_var].params, arguments, strict=True))
@@ -202,7 +203,7 @@ class ProblemBuilder:
         return KernelChoice(node, model, [model.walks[n] for n in kept], base[kept], free, own)
 
     def _costs(
-        self, global_var: Any, model: KernelCost, accesses: list[int], layouts: list[Layout]
+        self, global_var: Any, model: OrderedCost, accesses: list[int], layouts: list[Layout]
     ) -> Costs:
         return self._table(
             (global_var, tuple(accesses), len(layouts)),

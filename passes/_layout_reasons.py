@@ -248,12 +248,12 @@ class _Reasons:
         if kernel is None:
             reduces = any(stage.is_reduction for stage in node.stages)
             return Reading(name, UNKNOWN, reduces, str(self.builder.model(node)))
-        model = kernel.choice.model
+        walk = kernel.choice.walks[kernel.walk]
+        model = kernel.choice.model.of(walk)
         reads = [number for number in kernel.accesses.get(buffer, ()) if is_read(model, number)]
         along = [number for number in reads if is_reduced(model, number)]
         if not reads:
             return None
-        walk = kernel.choice.walks[kernel.walk]
         how, cause = _worst(read_as(model, n, walk, layout) for n in along or reads)
         if how in STRIDE_ONE or not along:
             return Reading(name, how, bool(along))
@@ -273,7 +273,8 @@ class _Reasons:
         model, walks = kernel.choice.model, kernel.choice.walks
 
         def good(number: int, layout: Layout) -> bool:
-            how, _ = _worst(read_as(model, n, walks[number], layout) for n in along)
+            walk = walks[number]
+            how, _ = _worst(read_as(model.of(walk), n, walk, layout) for n in along)
             return how in STRIDE_ONE
 
         if costs is None:

@@ -9,7 +9,7 @@ import tvm
 from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad, ForKind
-from tvm_ffi import structural_map, structural_walk
+from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from smartmem_tvm.analysis.computation import Axis
 from smartmem_tvm.analysis.expressions import const, dtype_of, uses
@@ -38,6 +38,7 @@ class Builder:
         self._atoms: dict[Any, Any] = {}
         self._names = 0
         self._copies = 1
+        self._made: tuple[list[Any], list[tuple[Any, Any]]] = ([], [])
 
     def _name(self, prefix: str) -> str:
         self._names += 1
@@ -108,6 +109,10 @@ class Builder:
 
     def _by_lane(self, part: Any, lane: Lane, before: list[Any]) -> Any:
         """Compute a part of a value lane by lane into a buffer; returns its load at the lane."""
+        made = self._made_of(before)
+        for known, load in made:
+            if structural_equal(known, part):
+                return load
         buffer = self._private("lanes", [lane.width], dtype_of(part))
         unrolled = self._copies * lane.width * size_of(part) <= MOST_UNROLLED
         before.append(
@@ -118,7 +123,14 @@ class Builder:
                 ForKind.UNROLLED if unrolled else ForKind.SERIAL,
             )
         )
-        return BufferLoad(buffer, [lane.var])
+        made.append((part, BufferLoad(buffer, [lane.var])))
+        return made[-1][1]
+
+    def _made_of(self, before: list[Any]) -> list[tuple[Any, Any]]:
+        """Parts that were computed ahead of one statement, and their loads."""
+        if self._made[0] is not before:
+            self._made = (before, [])
+        return self._made[1]
 
     def _once(self, part: Any, before: list[Any]) -> Any:
         """Compute what all lanes share into a register: TVM writes a broadcast out lane by lane."""
@@ -126,10 +138,15 @@ class Builder:
             return part
         if isinstance(part, TensorLoad) and part.source.ty.storage_scope == "local":
             return part
+        made = self._made_of(before)
+        for known, load in made:
+            if structural_equal(known, part):
+                return load
         register = self._private("scalar", [1], dtype_of(part))
         zero = tirx.IntImm("int32", 0)
         before.append(tirx.BufferStore(register, part, [zero]))
-        return BufferLoad(register, [zero])
+        made.append((part, BufferLoad(register, [zero])))
+        return made[-1][1]
 
     def _over_rows(self, body: Any, kind: ForKind) -> Any:
         return self._over(self._rows, body, kind)

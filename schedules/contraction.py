@@ -20,12 +20,13 @@ from dataclasses import replace
 from tvm import s_tir, tirx
 from tvm.target import Target
 
+from smartmem_tvm.analysis.reductions import split_updates
+
 from .base import RuleDeclined
 from .choose import cheapest, lane_tiles, reduction_tiles
 from .cost import Costs, costs_of
 from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
-from .partial import split_update
 from .tile import Tile
 
 # Vector instructions that are worth a work-group on a processor.
@@ -79,7 +80,7 @@ def team_tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> 
     such a device idle, and neighbours read elements that are a row apart.
     """
     reductions = [work for work in costs.work[:-1] if work.reduced]
-    shared = all(split_update(s) is not None for work in reductions for s in work.stage.stores)
+    shared = all(split_updates(work.stage) is not None for work in reductions)
     longest = max((work.repeats for work in reductions), default=1)
     team = 1
     while team * 2 <= min(limits.max_group, longest, 256) and team * 16 <= limits.local_bytes:

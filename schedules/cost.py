@@ -20,6 +20,7 @@ from smartmem_tvm.analysis.transactions import (
     GATHERED_LANE,
     SCATTERED_LANE,
     START,
+    Counts,
     KernelCost,
 )
 from smartmem_tvm.analysis.walks import Walk
@@ -122,7 +123,7 @@ class Costs:
     def of(self, tile: Tile) -> float:
         """Cost of the kernel with a tile."""
         if self.limits.lock_step:
-            return self._by_transactions(tile)
+            return self.by_transactions(tile)
         items = 1.0
         for d, extent in enumerate(self.extents):
             if d not in tile.inner:
@@ -134,23 +135,40 @@ class Costs:
         idle = max(1.0, BUSY / items) if not any(self.symbolic) else 1.0
         return items * each * idle**0.5
 
-    def _by_transactions(self, tile: Tile) -> float:
+    def by_transactions(self, tile: Tile) -> float:
         """What neighbours in lock step fetch together decides, as it did for the layouts."""
+        model, walk = self._transactions(), self._walk(tile)
+        return model.base(walk) + sum(
+            model.access(number, walk, row_major(len(buffer.shape)))
+            for number, buffer in enumerate(model.buffers)
+        )
+
+    def counts(self, tile: Tile) -> list[tuple[Counts, bool]]:
+        """What the model of transactions counts for each access, and whether it is a write."""
+        model, walk = self._transactions(), self._walk(tile)
+        return [
+            (
+                model.count(number, walk, row_major(len(buffer.shape))),
+                len(model.buffers) - number <= self.work[-1].writes,
+            )
+            for number, buffer in enumerate(model.buffers)
+        ]
+
+    def _transactions(self) -> KernelCost:
         if self._model is None:
             self._model = KernelCost(self.kernel, self.limits.memory)
+        return self._model
+
+    def _walk(self, tile: Tile) -> Walk:
         lane = None if tile.lane is None or tile.width < 2 else (tile.lane,)
         width = tile.team if tile.team > 1 else tile.inner_width
-        walk = Walk(
+        return Walk(
             lane,
             tile.width if lane else width,
             lane is None and width > 1,
             tile.rows,
             tile.inner,
             tile.team > 1,
-        )
-        return self._model.base(walk) + sum(
-            self._model.access(number, walk, row_major(len(buffer.shape)))
-            for number, buffer in enumerate(self._model.buffers)
         )
 
     def crossed(self, axis: int, tile: Tile) -> float:

@@ -17,7 +17,6 @@ is read at indices that belong to an inner loop it is computed anew for each of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
@@ -37,11 +36,15 @@ from smartmem_tvm.analysis.expressions import (
 from smartmem_tvm.analysis.fused_kernel import Kernel
 
 from .builder import MOST_UNROLLED, size_of
+from .by_lanes import reduce_by_lanes
 from .grid import Grid
 from .hoisting import hoisted
+from .kept_rows import keep_rows
 from .lanes import Lane
-from .partial import Partial, partial_of
-from .statements import kernel_function, loop, loops, sequence, when, work_item
+from .partial import partial_of
+from .row_filling import fill_rows, load_row, values_under_way
+from .scope import Scope
+from .statements import kernel_function, loops, sequence, size_written, when, work_item
 from .team import share_of, together
 from .tile import Tile
 from .writer import Writer
@@ -49,22 +52,19 @@ from .writer import Writer
 ZERO = tirx.IntImm("int32", 0)
 # Iterations of a loop that is written out.
 MOST_ITERATIONS = 8
-
-
-@dataclass
-class _Scope:
-    """A place where stages are computed: loops around it, statements there, results, values."""
-
-    parent: _Scope | None
-    variables: tuple[Any, ...]
-    repeats: int
-    statements: list[Any] = field(default_factory=list)
-    results: list[tuple[Stage, list[Any], dict[Any, Any]]] = field(default_factory=list)
-    values: list[tuple[Any, Any]] = field(default_factory=list)
+# Expressions of a source below 64 KB, which compilers of phones take: up to eleven bytes each.
+LONGEST_SOURCE = 6000
 
 
 class WorkItem(Writer):
     """Builds the statements of one work-item.
+
+    Parameters
+    ----------
+    kernel, tile
+        What is computed, and the part that one work-item computes.
+    row_bytes : int
+        Private memory for values of a row that several loops need; see :mod:`.kept_rows`.
 
     Attributes
     ----------
@@ -72,9 +72,12 @@ class WorkItem(Writer):
         Updates of reductions that all work-items execute together; symbolic extents count as 1.
     """
 
-    def __init__(self, kernel: Kernel, tile: Tile) -> None:
+    def __init__(self, kernel: Kernel, tile: Tile, row_bytes: int = 0) -> None:
         super().__init__(tile)
-        self.kernel = kernel
+        self._whole, self._row_bytes = kernel, row_bytes
+        self.kept = keep_rows(kernel, tile, row_bytes)
+        self._buffers += [row.vectors for row in self.kept.rows.values()]
+        self.kernel = kernel = self.kept.kernel
         for axis in kernel.sink.axes:
             if static(axis.extent) is None:
                 self._positive(axis.extent)
@@ -92,10 +95,13 @@ class WorkItem(Writer):
             self._lane = Lane(self.grid.points[lane], tile.width, self.analyzer)
 
     def schedule(self) -> s_tir.Schedule:
-        """Schedule of the kernel."""
+        """Schedule of the kernel; by a smaller tile where the source would become too long."""
         hidden = [self._hide(var, value) for var, value in self.grid.atoms]
         body = sequence([*hidden, *self._sink()])
         body = self.grid.inside([substitute(body, self._atoms)])
+        smaller = self.tile.smaller()
+        if smaller is not None and size_written(body) > LONGEST_SOURCE:
+            return WorkItem(self._whole, smaller, self._row_bytes).schedule()
         item = work_item(body, self._buffers)
         return s_tir.Schedule(kernel_function(self.kernel.func, self.grid.launch(item)))
 
@@ -109,8 +115,9 @@ class WorkItem(Writer):
 
     def _sink(self) -> list[Any]:
         sink, tile = self.kernel.sink, self.tile
-        outermost = _Scope(None, (), self._items)
+        outermost = Scope(None, (), self._items)
         values = dict(self.grid.values)
+        fill_rows(self, outermost)
         inner = [sink.axes[d] for d in tile.inner]
         lane, nest, first, others = self._lane, [], [], None
         for number, axis in enumerate(inner):
@@ -150,7 +157,7 @@ class WorkItem(Writer):
         scope = outermost
         if nest:
             hidden = [v for v in self._atoms if not any(v.same_as(a) for a, _ in self.grid.atoms)]
-            scope = _Scope(outermost, (*(var for var, _ in nest), *hidden), repeats, [*first])
+            scope = Scope(outermost, (*(var for var, _ in nest), *hidden), repeats, [*first])
         stores = []
         for store in sink.stores:
             condition = None
@@ -168,10 +175,12 @@ class WorkItem(Writer):
 
     # ---- stages -----------------------------------------------------------------------------
 
-    def _pull(self, expr: Any, scope: _Scope) -> Any:
+    def _pull(self, expr: Any, scope: Scope) -> Any:
         """Expression whose loads of stages are loads of registers, computed in `scope`."""
 
         def replace(load: TensorLoad) -> Any:
+            if load.source in self.kept.rows:
+                return load_row(self, load, scope)
             stage = self.kernel.makers.get(load.source)
             if stage is None:
                 return load
@@ -179,14 +188,14 @@ class WorkItem(Writer):
 
         return structural_map(expr, (TensorLoad, replace))
 
-    def _result(self, stage: Stage, load: TensorLoad, scope: _Scope) -> Any:
+    def _result(self, stage: Stage, load: TensorLoad, scope: Scope) -> Any:
         point = point_of(stage, load.source, list(load.indices))
         at = [self._inside(point[axis.var], axis) for axis in stage.spatial]
         while scope.parent is not None and not any(
             uses(value, var) for var in scope.variables for value in at
         ):
             scope = scope.parent
-        seen: _Scope | None = scope
+        seen: Scope | None = scope
         while seen is not None:
             for made, where, registers in seen.results:
                 if made is stage and all(
@@ -198,7 +207,7 @@ class WorkItem(Writer):
         scope.results.append((stage, at, registers))
         return registers[load.source]
 
-    def _hoisted(self, value: Any, scope: _Scope, lane: Lane | None = None) -> Any:
+    def _hoisted(self, value: Any, scope: Scope, lane: Lane | None = None) -> Any:
         """Value of which parts that no loop inside changes are computed before the loops."""
         outside = scope.parent
         if outside is None:
@@ -206,7 +215,7 @@ class WorkItem(Writer):
         inner = (*scope.variables, *(() if lane is None else (lane.var,)))
         return hoisted(value, inner, lambda part: self._register(part, outside))
 
-    def _register(self, value: Any, scope: _Scope) -> Any:
+    def _register(self, value: Any, scope: Scope) -> Any:
         """Compute a value in a scope; returns its register's load."""
         for made, load in scope.values:
             if structural_equal(made, value):
@@ -240,7 +249,7 @@ class WorkItem(Writer):
             value = tirx.max(value, zero)
         return value
 
-    def _compute(self, stage: Stage, at: list[Any], scope: _Scope) -> dict[Any, Any]:
+    def _compute(self, stage: Stage, at: list[Any], scope: Scope) -> dict[Any, Any]:
         """Put the computation of a stage's element into a scope; returns its registers' loads."""
         rows, lane, shape, place = self._extent_of(at)
         registers = {
@@ -252,14 +261,14 @@ class WorkItem(Writer):
         values = {axis.var: value for axis, value in zip(stage.spatial, at, strict=True)}
         reduced = [axis for axis in stage.axes if axis.reduced]
         if self.tile.team > 1 and scope.parent is None:
-            inside = _Scope(scope, (), scope.repeats)
+            inside = Scope(scope, (), scope.repeats)
             if together(self, stage, values, registers, self.grid.member, scope, inside):
                 return registers
         partial = None
         if lane is None and self.tile.inner_width > 1 and reduced:
             partial = partial_of(self, stage, values, reduced)
         if partial is not None:
-            self._reduce_by_lanes(stage, partial, registers, rows, scope)
+            reduce_by_lanes(self, stage, partial, registers, rows, scope)
             return registers
         nest = []
         for axis in reduced:
@@ -268,7 +277,7 @@ class WorkItem(Writer):
         repeats = scope.repeats
         for _, extent in nest:
             repeats *= static(extent) or 1
-        inside = _Scope(scope, tuple(var for var, _ in nest), repeats) if nest else scope
+        inside = Scope(scope, tuple(var for var, _ in nest), repeats) if nest else scope
         if stage.is_reduction:
             for store, initial in zip(stage.stores, stage.initial, strict=True):
                 start = self._pull(substitute(initial, values), scope)
@@ -287,96 +296,19 @@ class WorkItem(Writer):
             scope.statements += updates
             return registers
         body = sequence([*inside.statements, *updates])
-        kind = self._kind_of_last(nest, rows, stage)
+        kind = self._kind_of_last(nest, rows, stage, body)
         body = loops(nest[-1:], body, kind)
         scope.statements.append(loops(nest[:-1], body))
         return registers
 
-    def _kind_of_last(self, nest: list[Any], rows: list[Any], stage: Stage) -> ForKind:
+    def _kind_of_last(self, nest: list[Any], rows: list[Any], stage: Stage, body: Any) -> ForKind:
         """Whether the innermost loop of a reduction is written out, as that of a window is."""
         extent = static(nest[-1][1])
         if extent is None or extent > MOST_ITERATIONS:
             return ForKind.SERIAL
         copies = extent * math.prod(n for _, n in rows)
-        size = sum(size_of(store.value) for store in stage.stores)
-        return ForKind.UNROLLED if copies * size <= MOST_UNROLLED else ForKind.SERIAL
-
-    def _reduce_by_lanes(
-        self,
-        stage: Stage,
-        partial: Partial,
-        registers: dict[Any, Any],
-        rows: list[tuple[Any, int]],
-        scope: _Scope,
-    ) -> None:
-        """Reduce with one partial result per lane, then over the lanes, then what is left over."""
-        lane, lane_at = partial.lane, partial.lane.var
-        shape = [n for _, n in rows] + [lane.width]
-        place = [var for var, _ in rows] + [lane_at]
-        repeats = scope.repeats
-        for _, extent in partial.nest:
-            repeats *= static(extent) or 1
-        inside = _Scope(
-            scope,
-            (*(var for var, _ in partial.nest), lane_at, *partial.atoms),
-            repeats * lane.width,
-            [*partial.hidden],
-        )
-        updates, after = [], []
-        for store, combine, start in zip(
-            stage.stores, partial.combines, partial.starts, strict=True
-        ):
-            lanes = self._private(f"{store.buffer.name}_lanes", shape, dtype_of(store.buffer))
-            scope.statements.append(
-                self._assign(BufferLoad(lanes, place), start, rows, lane, False)
-            )
-            operand = self._pull(partial.operand(store, partial.values), inside)
-            operand = self._simplified(self._hoisted(operand, inside))
-            updates.append(
-                self._assign(
-                    BufferLoad(lanes, place), combine(BufferLoad(lanes, place), operand), rows, lane
-                )
-            )
-            width = lane.width
-            while width > 1:
-                width //= 2
-                low = tirx.Var(self._name("low"), lane_at.ty)
-                ahead = [var for var, _ in rows]
-                fold = tirx.BufferStore(
-                    lanes,
-                    combine(
-                        BufferLoad(lanes, [*ahead, low]),
-                        BufferLoad(lanes, [*ahead, low + const(width, low)]),
-                    ),
-                    [*ahead, low],
-                )
-                kind = ForKind.VECTORIZED if width > 1 else ForKind.SERIAL
-                after.append(
-                    self._over(rows, loop(low, const(width, low), fold, kind), ForKind.UNROLLED)
-                )
-            total = registers[store.buffer]
-            first = BufferLoad(lanes, [*(var for var, _ in rows), const(0, lane_at)])
-            initial = self._pull(substitute(store_initial(stage, store), partial.values), scope)
-            after.append(self._assign(total, combine(initial, first), rows, None))
-        scope.statements.append(loops(partial.nest, sequence([*inside.statements, *updates])))
-        scope.statements += after
-        self.operations += inside.repeats * len(stage.stores)
-        for _, n in rows:
-            self.operations += (n - 1) * inside.repeats * len(stage.stores)
-        if not partial.tail:
-            return
-        inside = _Scope(scope, tuple(var for var, _ in partial.tail), repeats)
-        updates = []
-        for store, combine in zip(stage.stores, partial.combines, strict=True):
-            operand = self._pull(partial.operand(store, partial.tail_values), inside)
-            operand = self._simplified(self._hoisted(operand, inside))
-            total = registers[store.buffer]
-            updates.append(self._assign(total, combine(total, operand), rows, None))
-        scope.statements.append(loops(partial.tail, sequence([*inside.statements, *updates])))
-
-
-def store_initial(stage: Stage, store: Any) -> Any:
-    """Initial value of what a store of a reduction accumulates."""
-    return next(
-        value for other, value in zip(stage.stores, stage.initial, strict=True) if other is store
-    )
+        values = [*(store.value for store in stage.stores), *values_under_way(self, stage)]
+        size = sum(size_of(value) for value in values)
+        if copies * size > MOST_UNROLLED or extent * size_written(body) > LONGEST_SOURCE:
+            return ForKind.SERIAL
+        return ForKind.UNROLLED

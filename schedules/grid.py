@@ -22,7 +22,7 @@ from tvm import sym, tirx
 from smartmem_tvm.analysis.computation import Axis
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
 
-from .statements import bound, sequence, when
+from .statements import bound, loop, sequence, when
 from .tile import Tile
 
 
@@ -92,6 +92,7 @@ class Grid:
         self._axes: list[tuple[str, Any, Any, int]] = []
         self.position: dict[int, Any] = {}
         self.condition: Any = None
+        self._repeated: tuple[Any, Any, Any] | None = None
         budget = tile.group if tile.team == 1 else 1
         for name, members in (("x", [x]), ("y", [y]), ("z", z)):
             members = [d for d in members if d is not None]
@@ -101,9 +102,13 @@ class Grid:
             for d in members:
                 total = total * counts[d]
             total = self._analyzer.simplify(total)
+            repeat = min(tile.repeat, static(total) or 1) if name == "x" else 1
+            tiles, total = total, self._over(total, repeat)
             threads = 1 if name == "z" else threads_along(static(total), budget)
             budget //= threads
             linear = self._thread_pair(name, total, threads)
+            if repeat > 1:
+                linear = self._repeat(linear, repeat, tiles)
             for d in reversed(members):
                 rest = linear // counts[d] if d is not members[0] else None
                 at = linear if rest is None else linear % counts[d]
@@ -140,6 +145,19 @@ class Grid:
             self.condition = inside if self.condition is None else tirx.And(self.condition, inside)
             return self._let(f"linear_{name}", linear, total)
         return linear
+
+    def _over(self, total: Any, repeat: int) -> Any:
+        """Work-items that are left when each computes several tiles; symbolic ones stay."""
+        return total if repeat == 1 else tirx.IntImm(self._dtype, math.ceil(int(total) / repeat))
+
+    def _repeat(self, linear: Any, repeat: int, tiles: Any) -> Any:
+        """Number of a tile, one of those that a work-item computes in turn."""
+        step = tirx.Var("repeat", self._dtype)
+        self._bind(step, tirx.IntImm(self._dtype, repeat))
+        tile = linear * tirx.IntImm(self._dtype, repeat) + step
+        whole = int(tiles) % repeat == 0
+        self._repeated = (step, repeat, None if whole else tile < tiles)
+        return tile if whole else self._let("tile", tile, tiles)
 
     def _bind(self, var: Any, extent: Any) -> None:
         self._analyzer.bind(var, tvm.ir.Range(const(0, var), extent))
@@ -210,7 +228,11 @@ class Grid:
     def inside(self, statements: list[Any]) -> Any:
         """Statements of a work-item, under the condition that it has work."""
         lets = [tirx.Bind(var, value) for var, value in self._lets]
-        return when(self.condition, sequence([*lets, *statements]))
+        if self._repeated is None:
+            return when(self.condition, sequence([*lets, *statements]))
+        step, repeat, inside = self._repeated
+        body = when(inside, sequence([*lets, *statements]))
+        return when(self.condition, loop(step, const(repeat, step), body))
 
 
 def threads_along(total: int | None, most: int) -> int:

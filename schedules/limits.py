@@ -28,6 +28,9 @@ class ScheduleLimits:
         Work-items that run in lock step; 1 where each runs alone, as on a processor.
     memory : Memory
         What the model of transactions asks.
+    row_bytes : int
+        Bytes that a work-item may keep of a row in private memory: half of the first cache where
+        work-items run alone and private memory is ordinary memory, else 0.
     """
 
     max_group: int
@@ -36,6 +39,7 @@ class ScheduleLimits:
     local_bytes: int
     subgroup: int
     memory: Memory
+    row_bytes: int
 
     @property
     def lock_step(self) -> bool:
@@ -58,4 +62,5 @@ def limits_of(target: Target) -> ScheduleLimits:
         profile.local_memory.bytes if local is None else int(local),
         profile.work_group.subgroup_size,
         Memory.of(profile),
+        0 if profile.work_group.subgroup_size > 1 else profile.cache.buffer_l1_bytes // 2,
     )

@@ -19,15 +19,13 @@ from typing import Any
 import tvm
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
-from tvm.ir.prim import expr as prim
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.computation import Axis, Stage, Store
-from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
+from smartmem_tvm.analysis.expressions import const, static, substitute
+from smartmem_tvm.analysis.reductions import neutral, split_update, split_updates
 
 from .lanes import Lane
-
-_OPERATORS = (prim.Add, prim.Mul, prim.Max, prim.Min)
 
 
 @dataclass(frozen=True)
@@ -64,26 +62,12 @@ class Partial:
         return substitute(operand, values)
 
 
-def split_update(store: Store) -> tuple[Any, Any] | None:
-    """Operator and operand of ``value = operator(value, operand)``; None for other updates."""
-    value = store.value
-    if not isinstance(value, _OPERATORS):
-        return None
-    for old, operand in ((value.a, value.b), (value.b, value.a)):
-        if isinstance(old, TensorLoad) and old.source.same_as(store.buffer):
-            loads: list[TensorLoad] = []
-            structural_walk(operand, (TensorLoad, loads.append))
-            if not any(load.source.same_as(store.buffer) for load in loads):
-                return type(value), operand
-    return None
-
-
 def partial_of(
     builder: Any, stage: Stage, values: dict[Any, Any], reduced: list[Axis]
 ) -> Partial | None:
     """The reduction along lanes, None where it has no such form or gains nothing."""
-    updates = [split_update(store) for store in stage.stores]
-    if any(update is None for update in updates):
+    updates = split_updates(stage)
+    if updates is None:
         return None
     extents = [static(axis.extent) for axis in reduced]
     if any(extent is None for extent in extents):
@@ -176,13 +160,3 @@ def _along_last(
         kept,
         [a for a, _ in hidden],
     )
-
-
-def neutral(operator: Any, store: Store, initial: Any) -> Any:
-    """Value that changes nothing when it is combined; for maxima the initial value serves."""
-    dtype = dtype_of(store.buffer)
-    if operator is prim.Add:
-        return tirx.const(0, dtype)
-    if operator is prim.Mul:
-        return tirx.const(1, dtype)
-    return initial

@@ -14,15 +14,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tvm import sym, tirx
+from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm.ir.prim import expr as prim
 from tvm_ffi import structural_map, structural_walk
 
-from smartmem_tvm.analysis.computation import Axis, Stage, Store
-from smartmem_tvm.analysis.expressions import const, static, substitute, uses
+from smartmem_tvm.analysis.computation import Axis
+from smartmem_tvm.analysis.expressions import const, static, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel
 from smartmem_tvm.analysis.kernel_work import bounds_of, list_work
+from smartmem_tvm.analysis.loop_orders import with_axes
 
 from .lanes import Lane
 
@@ -40,31 +41,7 @@ def regroup(kernel: Kernel) -> Kernel:
 
 def _with_axes(kernel: Kernel, axes: tuple[Axis, ...], values: dict[Any, Any]) -> Kernel:
     """Kernel whose sink's old axis variables are expressions of new ones."""
-    analyzer = sym.Analyzer()
-    for axis in axes:
-        analyzer.bind(axis.var, axis.range)
-
-    def replaced(expr: Any) -> Any:
-        if expr is None:
-            return None
-        expr = substitute(expr, values)
-
-        def simpler(load: TensorLoad) -> Any:
-            return tirx.BufferLoad(load.source, [analyzer.simplify(i) for i in load.indices])
-
-        return structural_map(expr, (TensorLoad, simpler))
-
-    stores = tuple(
-        Store(
-            store.buffer,
-            tuple(analyzer.simplify(replaced(i)) for i in store.indices),
-            replaced(store.value),
-            replaced(store.condition),
-        )
-        for store in kernel.sink.stores
-    )
-    sink = Stage(kernel.sink.name, axes, stores)
-    return Kernel(kernel.func, kernel.makers, sink, kernel.straight)
+    return replace(kernel, sink=with_axes(kernel.sink, axes, values))
 
 
 def _fuse(kernel: Kernel, position: int) -> Kernel | None:

@@ -7,7 +7,8 @@
     for j: O[i, j] = exp(x[i, j] - M[i]) / S[i]
 
 Lanes run along the row, in the reductions and in the stores, or across rows where neighbouring
-rows lie side by side in memory. Elementwise values of a row are computed again, not kept.
+rows lie side by side in memory. Elementwise values of a row are computed again unless they are
+costly; see :mod:`.kept_rows`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from dataclasses import replace
 from tvm import s_tir, tirx
 from tvm.target import Target
 
+from smartmem_tvm.analysis.fused_kernel import read_kernel
+from smartmem_tvm.analysis.loop_orders import loop_orders
+
 from .base import RuleDeclined
 from .choose import cheapest, moves_bytes, widths
 from .contraction import reduction_costs, team_tiles, with_group
 from .cost import Costs
 from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
+from .regroup import regroup
 from .tile import Tile
 
 
@@ -36,16 +41,23 @@ class RowReduction:
         """Return a schedule; raise RuleDeclined with the reason."""
         limits = limits_of(target)
         costs = reduction_costs(func, limits)
-        used = frozenset().union(*(work.axes for work in costs.work[:-1]))
-        inner = tuple(
-            d
-            for d in range(len(costs.extents))
-            if d not in used and (costs.extents[d] > 1 or costs.symbolic[d])
-        )
-        if not inner:
+        if not _rows(costs):
             raise RuleDeclined("every output has reductions of its own")
-        tile = cheapest(costs, _tiles(costs, inner, limits))
-        return WorkItem(costs.kernel, with_group(tile, costs, limits)).schedule()
+        orders = [costs]
+        orders += [Costs(regroup(other), limits) for other in loop_orders(read_kernel(func))[1:]]
+        found = [(one, cheapest(one, _tiles(one, _rows(one), limits))) for one in orders]
+        costs, tile = min(found, key=lambda pair: pair[0].of(pair[1]))
+        return WorkItem(costs.kernel, with_group(tile, costs, limits), limits.row_bytes).schedule()
+
+
+def _rows(costs: Costs) -> tuple[int, ...]:
+    """Axes of the sink that no result of a reduction belongs to."""
+    used = frozenset().union(*(work.axes for work in costs.work[:-1]))
+    return tuple(
+        d
+        for d in range(len(costs.extents))
+        if d not in used and (costs.extents[d] > 1 or costs.symbolic[d])
+    )
 
 
 def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:

@@ -9,6 +9,7 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import ForKind
+from tvm_ffi import structural_visit
 
 from smartmem_tvm.analysis.expressions import const, substitute
 
@@ -67,6 +68,28 @@ def both(one: Any, other: Any) -> Any:
 def private(name: str, shape: Sequence[int], dtype: str, scope: str = "local") -> Any:
     """Buffer that a work-item (or a work-group) has for itself."""
     return tirx.decl_buffer(list(shape), dtype, name, scope=scope, layout=None)
+
+
+def size_written(stmt: Any) -> int:
+    """Expressions of a statement's source, where unrolled loops are written out."""
+    total = 0
+    copies = 1
+
+    def unrolled(node: tirx.For, visitor: Any) -> Any:
+        nonlocal copies
+        times = int(node.extent) if node.kind == ForKind.UNROLLED else 1
+        copies *= times
+        visitor.visit(node.body)
+        copies //= times
+        return None
+
+    def expression(node: Any, visitor: Any) -> Any:
+        nonlocal total
+        total += copies
+        return visitor.default_visit(node)
+
+    structural_visit(stmt, [(tirx.For, unrolled), (tvm.ir.Expr, expression)])
+    return total
 
 
 def kernel_function(func: tirx.PrimFunc, body: Any) -> tirx.PrimFunc:

@@ -23,9 +23,9 @@ from tvm.tirx import BufferLoad
 
 from smartmem_tvm.analysis.computation import Axis, Stage
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
+from smartmem_tvm.analysis.reductions import neutral, split_updates
 
 from .builder import Builder
-from .partial import neutral, split_update
 from .statements import loop, private, sequence, when
 
 
@@ -69,9 +69,9 @@ def together(
     """
     team = builder.tile.team
     reduced: list[Axis] = [axis for axis in stage.axes if axis.reduced]
-    updates = [split_update(store) for store in stage.stores]
+    updates = split_updates(stage)
     extents = [static(axis.extent) for axis in reduced]
-    if any(u is None for u in updates) or any(e is None for e in extents) or not reduced:
+    if updates is None or any(e is None for e in extents) or not reduced:
         return False
     nest, at, condition = share_of(builder, extents, member, team, reduced[-1].var)
     inside.variables = (nest[0], member)

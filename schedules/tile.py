@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Tile:
         and `inner_width` stay unused and the team is the work-group.
     fastest : int or None
         Axis along which neighbouring work-items lie; the lanes' when None.
+    repeat : int
+        Neighbouring tiles that a work-item computes one after the other.
     """
 
     rows: tuple[tuple[int, int], ...] = ()
@@ -41,9 +43,23 @@ class Tile:
     group: int = 64
     team: int = 1
     fastest: int | None = None
+    repeat: int = 1
 
     def size(self, axis: int) -> int:
         """Points of an axis that a work-item computes at a time."""
         if axis == self.lane:
             return self.width
         return dict(self.rows).get(axis, 1)
+
+    def smaller(self) -> Tile | None:
+        """Tile of fewer rows or, when it has one, of narrower vectors; None for the smallest."""
+        if any(n > 1 for _, n in self.rows):
+            halves = tuple((d, n // 2) for d, n in self.rows if n > 3)
+            return replace(self, rows=halves)
+        if self.width > 2:
+            return replace(self, width=self.width // 2)
+        if self.width == 2:
+            return replace(self, width=1, lane=None)
+        if self.inner_width > 1:
+            return replace(self, inner_width=self.inner_width // 2)
+        return None

@@ -11,7 +11,7 @@ from tvm.tirx import BufferLoad, ForKind
 from smartmem_tvm.analysis.expressions import const, dtype_of, substitute, uses
 
 from .arithmetic import by_arithmetic
-from .builder import Builder
+from .builder import MOST_UNROLLED, Builder, size_of
 from .grid import Grid
 from .lanes import Lane
 from .statements import both, loop, sequence, when
@@ -67,12 +67,10 @@ class Writer(Builder):
         if condition is not None and lane.step(condition) == 0:
             condition = substitute(condition, {lane.var: const(0, lane.var)})  # for all lanes
         if condition is not None and uses(condition, lane.var):
-            return loop(
-                lane.var,
-                const(lane.width, lane.var),
-                when(both(part, condition), self._one_store((buffer, indices, value, None))),
-                ForKind.UNROLLED,
-            )
+            one = when(both(part, condition), self._one_store((buffer, indices, value, None)))
+            copies = lane.width * math.prod(n for _, n in self._rows)
+            kind = ForKind.UNROLLED if copies * size_of(one) <= MOST_UNROLLED else ForKind.SERIAL
+            return loop(lane.var, const(lane.width, lane.var), one, kind)
         before: list[Any] = []
         self._copies = math.prod(n for _, n in self._rows)
         value = by_arithmetic(value, lambda e: self._kept(e, lane, before))

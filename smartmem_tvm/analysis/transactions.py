@@ -44,6 +44,8 @@ BROADCAST = 0.5
 GATHERED_LANE = 1.0
 SCATTERED_LANE = 2.0
 CONDITIONAL_LANE = 2.0
+# Taking a lane out of a vector and storing it, beyond what loading one takes.
+STORED_LANE = 2.0
 # A quotient and a remainder by the size of a block.
 DIVISION = 2.0
 # What adding up the lanes of a partial result costs, for each halving.
@@ -159,12 +161,16 @@ class KernelCost:
         if self.footprint(number, layout) <= self.memory.second_cache:
             line *= SECOND_CACHE
         vectors = self._vectors(walk)
+        work, position = self.accesses[number]
+        part = self.work[work]
+        stored = STORED_LANE if position >= len(part.accesses) - part.writes else 0.0
         return self._idle(walk) * (
             vectors * counts.pieces
             + vectors * BROADCAST * counts.shared
             + GATHERED_LANE * counts.gathered
             + SCATTERED_LANE * counts.scattered
             + CONDITIONAL_LANE * counts.conditional
+            + stored * (counts.gathered + counts.scattered + counts.conditional)
             + DIVISION * counts.divided
             + line * counts.lines
             + PAGE * counts.pages

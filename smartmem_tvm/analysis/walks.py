@@ -30,6 +30,8 @@ class Walk:
         Axes that a work-item covers as a whole, after its reductions.
     team : bool
         Whether the lanes are work-items in lock step, each with a part of every reduction.
+    order : int
+        Which of the orders that the loops of rows may have (:mod:`.loop_orders`).
     """
 
     lane: tuple[int, ...] | None = None
@@ -38,6 +40,7 @@ class Walk:
     rows: tuple[tuple[int, int], ...] = ()
     inner: tuple[int, ...] = ()
     team: bool = False
+    order: int = 0
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,40 @@ def test_group_norm(shape, groups, opencl_device):
     check(func, [x, g, b], [want], opencl_device, rule="RowReduction")
 
 
+@pytest.mark.parametrize("channels", [8, 4, 3, 1])
+@pytest.mark.parametrize("last", [True, False])
+def test_norm_of_groups_follows_the_layout(channels, last, opencl_device):
+    """Rows are channels and pixels taken as one, whichever of them lie side by side."""
+    groups, height, width = 6, 5, 7
+    row = channels * height * width
+    shape = (height, width, groups * channels) if last else (groups * channels, height, width)
+    x = te.placeholder(shape, name="x")
+
+    def at(g, k):
+        c = g * channels + k // (height * width)
+        h, w = k % (height * width) // width, k % width
+        return (h, w, c) if last else (c, h, w)
+
+    k, k2 = te.reduce_axis((0, row)), te.reduce_axis((0, row))
+    total = te.compute((groups,), lambda g: te.sum(x(*at(g, k)), k))
+    spread = te.compute(
+        (groups,),
+        lambda g: te.sum((x(*at(g, k2)) - total[g] / row) * (x(*at(g, k2)) - total[g] / row), k2),
+    )
+
+    def value(g, k):
+        return (x(*at(g, k)) - total[g] / row) * te.rsqrt(spread[g] / row + 1e-5)
+
+    out = te.compute((groups, row), value)
+    data = normal(*shape)
+    rows = (data.transpose(2, 0, 1) if last else data).reshape(groups, row)
+    mean, var = rows.mean(1, keepdims=True), rows.var(1, keepdims=True)
+    want = (rows - mean) / np.sqrt(var + np.float32(1e-5))
+    scheduled = check(te.create_prim_func([x, out]), [data], [want], opencl_device)
+    if last and channels in (4, 8):
+        assert f"vload{channels}(0, x" in source_of(scheduled)[1].replace("_ptr", "")
+
+
 @T.prim_func(s_tir=True)
 def normalised_twice(
     x: T.Buffer((3, 5, 37), "float32"),

@@ -92,8 +92,14 @@ def tile_text(facts: dict[str, Any]) -> str:
         shown.append(f"lane {tile['lane']}:{tile['width']}")
     if tile["inner"]:
         shown.append(f"inner {list(tile['inner'])}")
-    usual = (("inner_width", 1), ("team", 1), ("group", None), ("fastest", None))
-    shown += [f"{name} {tile[name]}" for name, value in usual if tile.get(name) != value]
+    usual = (
+        ("inner_width", 1),
+        ("team", 1),
+        ("repeat", 1),
+        ("group", None),
+        ("fastest", None),
+    )
+    shown += [f"{name} {tile[name]}" for name, value in usual if tile.get(name, value) != value]
     known = {"rows", "lane", "width", "inner", *itertools.chain(name for name, _ in usual)}
     shown += [f"{name} {value}" for name, value in tile.items() if name not in known and value]
     return f"{facts['rule']}: {', '.join(shown)}"

@@ -52,6 +52,9 @@ from .writer import Writer
 ZERO = tirx.IntImm("int32", 0)
 # Iterations of a loop that is written out.
 MOST_ITERATIONS = 8
+# Work-items of a kernel of float16, at least: Intel's compiler for processors (2026.22) ends with a
+# segmentation fault where a kernel converts vectors of half and asks for no work-item's number.
+LEAST_OF_HALF = 2
 # Expressions of a source below 64 KB, which compilers of phones take: up to eleven bytes each.
 LONGEST_SOURCE = 6000
 
@@ -81,7 +84,9 @@ class WorkItem(Writer):
         for axis in kernel.sink.axes:
             if static(axis.extent) is None:
                 self._positive(axis.extent)
-        self.grid = Grid(kernel.sink.axes, tile, self.analyzer, kernel.straight)
+        buffers = [p for p in kernel.func.params if isinstance(p, tirx.Buffer)]
+        least = LEAST_OF_HALF if any(dtype_of(p) == "float16" for p in buffers) else 1
+        self.grid = Grid(kernel.sink.axes, tile, self.analyzer, kernel.straight, least)
         self.operations = 0
         self._items = 1
         for position, axis in enumerate(kernel.sink.axes):

@@ -29,6 +29,14 @@ from .tile import Tile
 class Grid:
     """Thread axes of a tile, and the sink's axes as expressions of them.
 
+    Parameters
+    ----------
+    axes, tile, analyzer, straight
+        The sink's axes, how they are cut, what knows the variables' bounds, and the axes that are
+        several taken together.
+    least : int
+        Work-items of a launch that needs only one; the others do nothing.
+
     Attributes
     ----------
     values : dict
@@ -52,12 +60,14 @@ class Grid:
         tile: Tile,
         analyzer: sym.Analyzer,
         straight: frozenset[Any] = frozenset(),
+        least: int = 1,
     ) -> None:
         self.values: dict[Any, Any] = {}
         self.points: dict[int, Any] = {}
         self.fresh: dict[int, Any] = {}
         self._analyzer = analyzer
         self._tile = tile
+        self._least = least if tile.team == 1 else 1
         self._lets: list[tuple[Any, Any]] = []
         self._straight = straight
         self.atoms: list[tuple[Any, Any]] = []
@@ -105,6 +115,8 @@ class Grid:
             repeat = min(tile.repeat, static(total) or 1) if name == "x" else 1
             tiles, total = total, self._over(total, repeat)
             threads = 1 if name == "z" else threads_along(static(total), budget)
+            if len(many) < 2 and static(total) == 1:
+                threads = self._least
             budget //= threads
             linear = self._thread_pair(name, total, threads)
             if repeat > 1:

@@ -72,19 +72,25 @@ def partial_of(
     extents = [static(axis.extent) for axis in reduced]
     if any(extent is None for extent in extents):
         return None
+    operands = [operand for _, operand in updates]
+    widest: Any = None
     for fused in range(1, len(reduced) + 1):
-        found = _along_last(builder, stage, values, reduced, fused, [u[1] for u in updates])
-        if found is not None:
-            lane, nest, inside, tail, rest, hidden, atoms = found
-            starts = [
-                neutral(operator, store, initial)
-                for (operator, _), store, initial in zip(
-                    updates, stage.stores, stage.initial, strict=True
-                )
-            ]
-            combines = [operator for operator, _ in updates]
-            return Partial(lane, nest, inside, tail, rest, combines, starts, hidden, atoms)
-    return None
+        found = _along_last(builder, stage, values, reduced, fused, operands)
+        if found is not None and (widest is None or found[0].width > widest[0].width):
+            widest = found
+        if widest is not None and widest[0].width == builder.tile.inner_width:
+            break
+    if widest is None:
+        return None
+    lane, nest, inside, tail, rest, hidden = widest
+    starts = [
+        neutral(operator, store, initial)
+        for (operator, _), store, initial in zip(updates, stage.stores, stage.initial, strict=True)
+    ]
+    combines = [operator for operator, _ in updates]
+    kept = [builder._hide(atom, value) for atom, value in hidden]
+    atoms = [atom for atom, _ in hidden]
+    return Partial(lane, nest, inside, tail, rest, combines, starts, kept, atoms)
 
 
 def _along_last(
@@ -150,13 +156,4 @@ def _along_last(
         around = {**values, **{axis.var: var for var, axis in again}}
         rest = at(left + const(chunks * width, left))
         tail = [*((var, axis.extent) for var, axis in again), (left, const(extent % width, left))]
-    kept = [builder._hide(atom, value) for atom, value in hidden]
-    return (
-        lane,
-        [*nest, (chunk, const(chunks, chunk))],
-        inside,
-        tail,
-        rest,
-        kept,
-        [a for a, _ in hidden],
-    )
+    return lane, [*nest, (chunk, const(chunks, chunk))], inside, tail, rest, hidden

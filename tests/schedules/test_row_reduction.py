@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from schedule_helpers import check, normal, schedule, source_of
 from tvm import te, topi
 from tvm.script import tirx as T
+
+from smartmem_tvm.analysis import find_launches
 
 
 def _softmax(x, axis):
@@ -174,3 +178,21 @@ def test_work_group_for_each_whole_reduction(reduce, opencl_device):
     check(func, [x], [want], opencl_device, profile="adreno-740", rule="Contraction")
     _, source = source_of(schedule(func, "adreno-740"), "adreno-740")
     assert "barrier(" in source
+
+
+@pytest.mark.parametrize(("dtype", "items"), [("float16", 2), ("float32", 1)])
+def test_kernels_of_half_have_a_work_item_to_spare(dtype, items, opencl_device, opencl_info):
+    """Intel's compiler cannot do with one that converts vectors."""
+    shape = (48, 7)
+    data, gamma, beta = (te.placeholder(shape, dtype, name) for name in ("x", "g", "b"))
+    func = te.create_prim_func(
+        [data, gamma, beta, topi.nn.layer_norm(data, gamma, beta, [0, 1], 1e-5)]
+    )
+    (launch,) = find_launches(schedule(func))
+    assert math.prod(int(n) for n in launch.threads.values()) == items
+    if dtype == "float16" and not opencl_info.fp16:
+        pytest.skip("no float16 here")
+    x, g, b = (normal(*shape, seed=seed).astype(dtype) for seed in range(3))
+    rows = x.astype("float32")
+    want = (rows - rows.mean()) / np.sqrt(rows.var() + np.float32(1e-5)) * g + b
+    check(func, [x, g, b], [want.astype(dtype)], opencl_device, tolerance=5e-3)

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 
+import kernel_measuring
 import numpy as np
 import pytest
 import tvm
@@ -13,7 +14,7 @@ from bench_kernels import main
 from kernel_builds import build_tvm, schedule_ours
 from kernel_checking import check_outputs, checked_outputs
 from kernel_drawing import draw
-from kernel_measuring import Results, read_results
+from kernel_measuring import Results, probe_again, read_results
 from kernel_pool import LISTING, Entry, read_function, read_model, read_pool
 from kernel_preparation import Bench, build_kernels, built_facts, read_models
 from kernel_runners import RunKernel, random_arguments
@@ -225,3 +226,27 @@ def test_a_run_measures_continues_and_draws(tmp_path, monkeypatch, opencl_device
     assert continued[:2] == kernels[:2]
     assert continued[2]["key"] == kernels[2]["key"]
     assert (output.with_suffix(".work") / "pool" / "swin-micro-cpu" / LISTING).exists()
+
+
+def test_the_faster_of_the_probes_before_and_after_counts(monkeypatch, tmp_path):
+    """A machine that was busy at the start has not less bandwidth than at the end."""
+
+    def probes(peak, bandwidth):
+        rates = {"numpy-gemm": peak, "copy-bandwidth": bandwidth}
+        return {name: {"rate": rate, "failed": None} for name, rate in rates.items()}
+
+    kernel = {"kind": "elementwise", "flop": 0, "read": 4e6, "written": 4e6, "over_tvm": None}
+    kernel |= {"seconds": {"ours": 1e-3}, "fraction": 0.8, "bound": "bytes", "build": {"ours": {}}}
+    kernel |= {"fused": True, "changed": False, "failed": {"ours": None}, "error": None}
+    results = Results({}, {}, None, "", probes={"d": probes(2e11, 1e10)}, kernels={"d": [kernel]})
+    monkeypatch.setattr(kernel_measuring, "_probes", lambda *_: probes(1e11, 4e10))
+    probe_again(bench_in(tmp_path), "d", results, print)
+    assert results.probes["d"] == probes(2e11, 4e10)
+    (found,) = results.kernels["d"]
+    assert found["fraction"] == pytest.approx(0.2)
+    failed = probes(1e12, 1e12)
+    for probe in failed.values():
+        probe["failed"] = "stopped"
+    monkeypatch.setattr(kernel_measuring, "_probes", lambda *_: failed)
+    probe_again(bench_in(tmp_path), "d", results, print)
+    assert results.probes["d"] == probes(2e11, 4e10)

@@ -143,13 +143,10 @@ def tile_of(walk: Walk, memory: Memory) -> Tile | None:
 
 def role_of(model: KernelCost, buffer: Any, constant: bool) -> str:
     """What the kernel does with a tensor."""
-    accesses = zip(model.accesses, model.buffers, strict=True)
-    places = [place for place, other in accesses if other.same_as(buffer)]
-    sink = model.work[-1]
-    if any(work < len(model.work) - 1 for work, _ in places):
+    numbers = [n for n, other in enumerate(model.buffers) if other.same_as(buffer)]
+    if any(model.accesses[n][0] < len(model.work) - 1 for n in numbers):
         return "weight" if constant else "activation"
-    written = any(position >= len(sink.accesses) - sink.writes for _, position in places)
-    return "output" if written else "other"
+    return "output" if any(map(model.is_write, numbers)) else "other"
 
 
 def costs_of(model: KernelCost, walk: Walk, buffer: Any, layouts: list[Layout]) -> list[float]:

@@ -19,7 +19,7 @@ from tvm import tirx
 
 from smartmem_tvm.analysis.expressions import dtype_of, static
 from smartmem_tvm.analysis.layouts import Layout, layout_of, row_major
-from smartmem_tvm.analysis.operand_readings import is_read, is_reduced, read_as
+from smartmem_tvm.analysis.operand_readings import is_reduced, read_as
 from smartmem_tvm.analysis.tensor_layouts import (
     READINGS,
     STRIDE_ONE,
@@ -250,7 +250,7 @@ class _Reasons:
             return Reading(name, UNKNOWN, reduces, str(self.builder.model(node)))
         walk = kernel.choice.walks[kernel.walk]
         model = kernel.choice.model.of(walk)
-        reads = [number for number in kernel.accesses.get(buffer, ()) if is_read(model, number)]
+        reads = [number for number in kernel.accesses.get(buffer, ()) if not model.is_write(number)]
         along = [number for number in reads if is_reduced(model, number)]
         if not reads:
             return None

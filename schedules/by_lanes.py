@@ -55,10 +55,7 @@ def reduce_by_lanes(
         [*partial.hidden],
         lane=lane,
     )
-    operands = []
-    for store in stage.stores:
-        operand = item._pull(partial.operand(store, partial.values), inside)
-        operands.append(item._simplified(item._hoisted(operand, inside)))
+    operands = [item._value_in(substitute(o, partial.values), inside) for o in partial.operands]
     vectors = 1 if rows else _vectors(partial, [*inside.statements, *operands])
     part = tirx.Var(item._name("part"), lane_at.ty)
     ahead = [(part, vectors)] if vectors > 1 else rows
@@ -109,9 +106,10 @@ def _add_tail(
 ) -> None:
     inside = Scope(scope, tuple(var for var, _ in partial.tail), repeats)
     updates = []
-    for store, combine in zip(stage.stores, partial.combines, strict=True):
-        operand = item._pull(partial.operand(store, partial.tail_values), inside)
-        operand = item._simplified(item._hoisted(operand, inside))
+    for store, operand, combine in zip(
+        stage.stores, partial.operands, partial.combines, strict=True
+    ):
+        operand = item._value_in(substitute(operand, partial.tail_values), inside)
         total = registers[store.buffer]
         updates.append(item._assign(total, combine(total, operand), rows, None))
     scope.statements.append(loops(partial.tail, sequence([*inside.statements, *updates])))

@@ -114,10 +114,7 @@ def with_group(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
     A driver for processors runs the work-items of a group one after the other, or interleaved,
     which costs more than it gains where each has much to do.
     """
-    items = 1
-    for d, extent in enumerate(costs.extents):
-        if d not in tile.inner:
-            items *= -(-extent // tile.size(d))
+    items = tile.count(costs.extents)
     most = min(limits.max_group, 64 if limits.lock_step else 16)
     if not limits.lock_step:
         while most > 1 and (

@@ -31,8 +31,6 @@ from .limits import ScheduleLimits
 from .regroup import regroup
 from .tile import Tile
 
-# In units of one vector instruction, as in the model of transactions.
-STORED_LANE = 1.0
 # Work-items that keep a processor busy.
 BUSY = 128
 # Elements of a cache line.
@@ -124,10 +122,7 @@ class Costs:
         """Cost of the kernel with a tile."""
         if self.limits.lock_step:
             return self.by_transactions(tile)
-        items = 1.0
-        for d, extent in enumerate(self.extents):
-            if d not in tile.inner:
-                items *= math.ceil(extent / tile.size(d))
+        items = tile.count(self.extents)
         each = START
         inner = math.prod(self.extents[d] for d in tile.inner)
         for number, work in enumerate(self.work):
@@ -149,7 +144,7 @@ class Costs:
         return [
             (
                 model.count(number, walk, row_major(len(buffer.shape))),
-                len(model.buffers) - number <= self.work[-1].writes,
+                model.is_write(number),
             )
             for number, buffer in enumerate(model.buffers)
         ]
@@ -208,19 +203,13 @@ class Costs:
         cost = points * work.weight * repeats
         for position in range(len(work.accesses)):
             times = math.prod(n for d, n in rows if self._depends(number, position, d))
-            writes = position >= len(work.accesses) - work.writes
-            if not varies:
-                each = 1.0
-            else:
-                each = self._each(number, position, lane, width, writes)
+            each = self._each(number, position, lane, width) if varies else 1.0
             cost += times * each * repeats
         if along_reduction:
             cost += points * FOLD * math.log2(max(width, 2))
         return cost
 
-    def _each(
-        self, number: int, position: int, lane: int | None, width: int, writes: bool
-    ) -> float:
+    def _each(self, number: int, position: int, lane: int | None, width: int) -> float:
         stride = self.stride(number, position, lane, width)
         if stride == 0:
             return BROADCAST
@@ -230,7 +219,7 @@ class Costs:
             return CONDITIONAL_LANE * width
         if stride is None:
             return SCATTERED_LANE * width
-        return (STORED_LANE if writes else GATHERED_LANE) * width
+        return GATHERED_LANE * width
 
     def _reduces_along(self, number: int, work: Work, width: int) -> bool:
         if width < 2 or not work.accesses:

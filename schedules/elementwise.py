@@ -101,7 +101,7 @@ def _in_turn(tile: Tile, costs: Costs, limits: ScheduleLimits) -> tuple[float, T
     """Cost of a tile, and the tile with as many in a work-item as make it worth starting."""
     ordered = with_order(tile, costs, limits)
     cost = costs.by_transactions(tile) + _beside(ordered, costs, limits)
-    items = _items(tile, costs)
+    items = tile.count(costs.extents)
     wanted = max(1.0, cost / WORTH_A_LAUNCH)
     if tile.inner and items < wanted:
         tile = _without_outermost(tile, costs, math.ceil(wanted / items))
@@ -112,7 +112,7 @@ def _in_turn(tile: Tile, costs: Costs, limits: ScheduleLimits) -> tuple[float, T
     tile = replace(tile, group=1)
     if tile.repeat == 1 and not tile.inner:
         tile = with_group(tile, costs, limits)
-    launches = _items(tile, costs) / (tile.repeat * tile.group)
+    launches = tile.count(costs.extents) / (tile.repeat * tile.group)
     return (cost + LAUNCH * launches) * max(1.0, min(BUSY, wanted) / launches) ** 0.5, tile
 
 
@@ -134,15 +134,6 @@ def _beside(tile: Tile, costs: Costs, limits: ScheduleLimits) -> float:
             step = costs.stride(work, number - first, along, 2)
             cost += JUMP * count.pieces * (step != tile.width)
     return cost
-
-
-def _items(tile: Tile, costs: Costs) -> int:
-    """Tiles of a kernel."""
-    return math.prod(
-        math.ceil(extent / tile.size(d))
-        for d, extent in enumerate(costs.extents)
-        if d not in tile.inner
-    )
 
 
 def _without_outermost(tile: Tile, costs: Costs, pieces: int) -> Tile:

@@ -29,6 +29,7 @@ from smartmem_tvm.analysis.computation import Axis, Stage, point_of, replace_loa
 from smartmem_tvm.analysis.expressions import (
     const,
     dtype_of,
+    simplify_indices,
     static,
     substitute,
     uses,
@@ -88,10 +89,7 @@ class WorkItem(Writer):
         least = LEAST_OF_HALF if any(dtype_of(p) == "float16" for p in buffers) else 1
         self.grid = Grid(kernel.sink.axes, tile, self.analyzer, kernel.straight, least)
         self.operations = 0
-        self._items = 1
-        for position, axis in enumerate(kernel.sink.axes):
-            if position not in tile.inner:
-                self._items *= -(-(static(axis.extent) or 1) // tile.size(position))
+        self._items = tile.count([static(axis.extent) or 1 for axis in kernel.sink.axes])
         rows = [d for d, _ in tile.rows if d in self.grid.points]
         self._rows = [(self.grid.points[d], tile.size(d)) for d in rows]
         lane = tile.lane if tile.lane in self.grid.points else None
@@ -212,6 +210,11 @@ class WorkItem(Writer):
         scope.results.append((stage, at, registers))
         return registers[load.source]
 
+    def _value_in(self, expr: Any, scope: Scope, lane: Lane | None = None) -> Any:
+        """Expression as it is computed in a scope, whose loops run around it."""
+        value = self._hoisted(self._pull(expr, scope), scope, lane)
+        return simplify_indices(value, self.analyzer)
+
     def _hoisted(self, value: Any, scope: Scope, lane: Lane | None = None) -> Any:
         """Value of which parts that no loop inside changes are computed before the loops."""
         outside = scope.parent
@@ -291,7 +294,7 @@ class WorkItem(Writer):
         own = {b: lambda _i, register=register: register for b, register in registers.items()}
         for store in stage.stores:
             value = replace_loads(substitute(store.value, values), own)
-            value = self._simplified(self._hoisted(self._pull(value, inside), inside))
+            value = self._value_in(value, inside)
             updates.append(self._assign(registers[store.buffer], value, rows, lane))
         points = 1
         for n in shape:

@@ -18,12 +18,10 @@ from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.ir.expr import TensorLoad
-from tvm_ffi import structural_walk
 
-from smartmem_tvm.analysis.computation import Axis, Stage, Store
-from smartmem_tvm.analysis.expressions import const, static, substitute
-from smartmem_tvm.analysis.reductions import neutral, split_update, split_updates
+from smartmem_tvm.analysis.computation import Axis, Stage
+from smartmem_tvm.analysis.expressions import const, loads_of, static, substitute
+from smartmem_tvm.analysis.reductions import neutral, split_updates
 
 from .lanes import Lane
 
@@ -42,8 +40,8 @@ class Partial:
         The same for what is left over; no loops when nothing is.
     hidden, atoms : list
         Statements at the start of the nest, and the variables whose values they keep.
-    combines, starts : list
-        Operator and neutral value of each store.
+    operands, combines, starts : list
+        Of each store: what is combined with the old value, the operator and its neutral value.
     """
 
     lane: Lane
@@ -51,15 +49,11 @@ class Partial:
     values: dict[Any, Any]
     tail: list[tuple[Any, Any]]
     tail_values: dict[Any, Any]
+    operands: list[Any]
     combines: list[Callable[[Any, Any], Any]]
     starts: list[Any]
     hidden: list[Any]
     atoms: list[Any]
-
-    def operand(self, store: Store, values: dict[Any, Any]) -> Any:
-        """What is combined with the old value, at given values of the axes."""
-        _, operand = split_update(store)
-        return substitute(operand, values)
 
 
 def partial_of(
@@ -90,7 +84,7 @@ def partial_of(
     combines = [operator for operator, _ in updates]
     kept = [builder._hide(atom, value) for atom, value in hidden]
     atoms = [atom for atom, _ in hidden]
-    return Partial(lane, nest, inside, tail, rest, combines, starts, kept, atoms)
+    return Partial(lane, nest, inside, tail, rest, operands, combines, starts, kept, atoms)
 
 
 def _along_last(
@@ -137,11 +131,9 @@ def _along_last(
     inside = at(begin + lane.var)
     strides = []
     for operand in operands:
-        loads: list[TensorLoad] = []
-        structural_walk(substitute(operand, inside), (TensorLoad, loads.append))
         strides += [
             lane.stride(load.source, load.indices)
-            for load in loads
+            for load in loads_of(substitute(operand, inside))
             if load.source not in builder.kernel.makers
         ]
     if any(stride not in (0, 1) for stride in strides) or not any(strides):

@@ -77,8 +77,7 @@ def values_under_way(builder: Any, stage: Stage) -> list[Any]:
 
 def _compute(builder: Any, row: Row, index: Any, scope: Any, lane: Any) -> None:
     value = substitute(row.value, {**builder.grid.values, row.var: index})
-    value = builder._pull(value, scope)
-    value = builder._simplified(builder._hoisted(value, scope, lane))
+    value = builder._value_in(value, scope, lane)
     if row.lane is not None:
         lane = builder._lane
     elif lane is not None:

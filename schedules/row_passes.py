@@ -20,10 +20,17 @@ from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.ir.prim import expr as prim
 from tvm.tirx import BufferLoad
-from tvm_ffi import structural_equal, structural_map, structural_walk
+from tvm_ffi import structural_equal, structural_walk
 
 from smartmem_tvm.analysis.computation import Axis, Stage, point_of
-from smartmem_tvm.analysis.expressions import const, loads_of, static, substitute, uses
+from smartmem_tvm.analysis.expressions import (
+    const,
+    loads_of,
+    simplify_indices,
+    static,
+    substitute,
+    uses,
+)
 from smartmem_tvm.analysis.fused_kernel import Kernel
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 
@@ -172,27 +179,18 @@ def _replaced(
     expr: Any, one: Pass, value: Any, by: Callable[[Any], Any], analyzer: sym.Analyzer
 ) -> Any:
     """Expression of a pass whose parts that are equal to a value are replaced."""
-    plain = _plain(value, analyzer)
+    plain = simplify_indices(value, analyzer)
 
     def visit(node: Any, mutator: Any) -> Any:
         if isinstance(node, TensorLoad) or not _is_costly(node, one.var):
             return node
         if type(node) is type(plain) and structural_equal(
-            _plain(substitute(node, one.values), analyzer), plain
+            simplify_indices(substitute(node, one.values), analyzer), plain
         ):
             return by(node)
         return mutator.default_mutate(node)
 
     return tvm_ffi.structural_mutate(expr, (tvm.ir.Expr, visit))
-
-
-def _plain(value: Any, analyzer: sym.Analyzer) -> Any:
-    """Value with simplified indices, to compare."""
-
-    def simpler(load: TensorLoad) -> TensorLoad:
-        return BufferLoad(load.source, [analyzer.simplify(i) for i in load.indices])
-
-    return structural_map(value, (TensorLoad, simpler))
 
 
 def _is_choice(node: Any) -> bool:

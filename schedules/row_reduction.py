@@ -20,6 +20,7 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 
 from smartmem_tvm.analysis.fused_kernel import read_kernel
+from smartmem_tvm.analysis.kernel_work import axes_of_rows
 from smartmem_tvm.analysis.loop_orders import loop_orders
 
 from .base import RuleDeclined
@@ -52,12 +53,8 @@ class RowReduction:
 
 def _rows(costs: Costs) -> tuple[int, ...]:
     """Axes of the sink that no result of a reduction belongs to."""
-    used = frozenset().union(*(work.axes for work in costs.work[:-1]))
-    return tuple(
-        d
-        for d in range(len(costs.extents))
-        if d not in used and (costs.extents[d] > 1 or costs.symbolic[d])
-    )
+    wide = [d for d, n in enumerate(costs.extents) if n > 1 or costs.symbolic[d]]
+    return axes_of_rows(costs.work, wide)
 
 
 def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:

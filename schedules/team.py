@@ -22,7 +22,13 @@ from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad
 
 from smartmem_tvm.analysis.computation import Axis, Stage
-from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
+from smartmem_tvm.analysis.expressions import (
+    const,
+    dtype_of,
+    simplify_indices,
+    static,
+    substitute,
+)
 from smartmem_tvm.analysis.reductions import neutral, split_updates
 
 from .builder import Builder
@@ -88,7 +94,8 @@ def together(
         scope.statements.append(
             tirx.BufferStore(own, neutral(combine, store, initial), part.indices)
         )
-        value = builder._simplified(builder._pull(substitute(operand, values), inside))
+        value = builder._pull(substitute(operand, values), inside)
+        value = simplify_indices(value, builder.analyzer)
         body.append(tirx.BufferStore(own, combine(part, value), part.indices))
         after += [tirx.BufferStore(shared, part, [member]), barrier()]
         half = team

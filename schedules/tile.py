@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 
@@ -50,6 +52,14 @@ class Tile:
         if axis == self.lane:
             return self.width
         return dict(self.rows).get(axis, 1)
+
+    def count(self, extents: Sequence[int]) -> int:
+        """Tiles of a sink whose axes have these extents."""
+        return math.prod(
+            math.ceil(extent / self.size(axis))
+            for axis, extent in enumerate(extents)
+            if axis not in self.inner
+        )
 
     def smaller(self) -> Tile | None:
         """Tile of fewer rows or, when it has one, of narrower vectors; None for the smallest."""

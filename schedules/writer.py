@@ -11,7 +11,7 @@ from tvm.tirx import BufferLoad, ForKind
 from smartmem_tvm.analysis.expressions import const, dtype_of, substitute, uses
 
 from .arithmetic import by_arithmetic
-from .builder import MOST_UNROLLED, Builder, size_of
+from .builder import MOST_UNROLLED, Builder, Prelude, size_of
 from .grid import Grid
 from .lanes import Lane
 from .statements import both, loop, sequence, when
@@ -57,10 +57,10 @@ class Writer(Builder):
     def _one_store(self, store: Any) -> Any:
         buffer, indices, value, condition = store
         simple = self.analyzer.simplify
-        before: list[Any] = []
+        before = Prelude()
         value = by_arithmetic(value, lambda e: self._kept(e, None, before))
         body = tirx.BufferStore(buffer, value, [simple(i) for i in indices])
-        return when(condition, sequence([*before, body]))
+        return when(condition, sequence([*before.statements, body]))
 
     def _lane_store(self, store: Any, lane: Lane, part: Any, own: int | None) -> Any:
         buffer, indices, value, condition = store
@@ -71,8 +71,7 @@ class Writer(Builder):
             copies = lane.width * math.prod(n for _, n in self._rows)
             kind = ForKind.UNROLLED if copies * size_of(one) <= MOST_UNROLLED else ForKind.SERIAL
             return loop(lane.var, const(lane.width, lane.var), one, kind)
-        before: list[Any] = []
-        self._copies = math.prod(n for _, n in self._rows)
+        before = Prelude(math.prod(n for _, n in self._rows))
         value = by_arithmetic(value, lambda e: self._kept(e, lane, before))
         vector = self._vector(value, lane, before)
         contiguous = lane.stride(buffer, indices) == 1
@@ -81,7 +80,7 @@ class Writer(Builder):
         if contiguous and part is None:
             direct = tirx.BufferStore(buffer, vector, places)
             stored = loop(lane.var, width, direct, ForKind.VECTORIZED)
-            return when(condition, sequence([*before, stored]))
+            return when(condition, sequence([*before.statements, stored]))
         kept = self._private("result", [lane.width], dtype_of(value))
         here = BufferLoad(kept, [lane.var])
         keep = loop(lane.var, width, tirx.BufferStore(kept, vector, [lane.var]), ForKind.VECTORIZED)
@@ -91,4 +90,4 @@ class Writer(Builder):
             direct = tirx.BufferStore(buffer, here, places)
             whole = loop(lane.var, width, direct, ForKind.VECTORIZED)
             apart = tirx.IfThenElse(self.grid.whole(own), whole, apart)
-        return when(condition, sequence([*before, keep, apart]))
+        return when(condition, sequence([*before.statements, keep, apart]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from tvm import tirx
+from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_map, structural_walk
 
@@ -29,6 +29,15 @@ def loads_of(expr: Any) -> list[TensorLoad]:
     found: list[TensorLoad] = []
     structural_walk(expr, (TensorLoad, found.append))
     return found
+
+
+def simplify_indices(expr: Any, analyzer: sym.Analyzer) -> Any:
+    """Expression whose loads have simplified indices; what is done with them stays as it is."""
+
+    def simpler(load: TensorLoad) -> TensorLoad:
+        return tirx.BufferLoad(load.source, [analyzer.simplify(i) for i in load.indices])
+
+    return structural_map(expr, (TensorLoad, simpler))
 
 
 def static(extent: Any) -> int | None:

@@ -7,6 +7,7 @@ their points.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,12 @@ def list_work(kernel: Kernel) -> list[Work]:
     accesses = (*_unique(reads), *writes)
     found.append(Work(sink, everything, (), 1, accesses, len(writes), weight))
     return found
+
+
+def axes_of_rows(work: Sequence[Work], wide: Iterable[int]) -> tuple[int, ...]:
+    """Axes, among some of the sink's, that no result of a reduction belongs to."""
+    used = frozenset().union(*(part.axes for part in work[:-1]))
+    return tuple(d for d in wide if d not in used)
 
 
 def bounds_of(kernel: Kernel, work: list[Work]) -> sym.Analyzer:

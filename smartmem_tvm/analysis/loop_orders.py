@@ -21,13 +21,13 @@ from itertools import pairwise
 from typing import Any
 
 from tvm import sym, tirx
-from tvm.ir.expr import TensorLoad
 from tvm.ir.prim import expr as prim
-from tvm_ffi import structural_map, structural_walk
+from tvm_ffi import structural_walk
 
 from .computation import Axis, Stage, map_stage
-from .expressions import const, loads_of, static, substitute, uses
+from .expressions import const, simplify_indices, static, substitute
 from .fused_kernel import Kernel
+from .kernel_work import axes_of_rows, list_work
 from .reductions import split_updates
 
 
@@ -53,13 +53,9 @@ def _axes_of_rows(kernel: Kernel) -> list[Axis]:
     """Axes of the sink that no result of a reduction belongs to."""
     if not kernel.reductions:
         return []
-    reads = [load for load in loads_of(_parts(kernel.sink)) if load.source in kernel.makers]
-    return [
-        axis
-        for axis in kernel.sink.axes
-        if static(axis.extent) != 1
-        and not any(uses(i, axis.var) for load in reads for i in load.indices)
-    ]
+    axes = kernel.sink.axes
+    wide = [d for d, axis in enumerate(axes) if static(axis.extent) != 1]
+    return [axes[d] for d in axes_of_rows(list_work(kernel), wide)]
 
 
 def _reduced(stage: Stage) -> list[Axis]:
@@ -87,22 +83,12 @@ def with_axes(stage: Stage, axes: Sequence[Axis], values: dict[Any, Any]) -> Sta
     for axis in axes:
         analyzer.bind(axis.var, axis.range)
 
-    def simpler(load: TensorLoad) -> Any:
-        return tirx.BufferLoad(load.source, [analyzer.simplify(i) for i in load.indices])
-
-    changed = map_stage(
-        stage, lambda expr: structural_map(substitute(expr, values), (TensorLoad, simpler))
-    )
+    changed = map_stage(stage, lambda expr: simplify_indices(substitute(expr, values), analyzer))
     stores = tuple(
         replace(store, indices=tuple(analyzer.simplify(i) for i in store.indices))
         for store in changed.stores
     )
     return replace(changed, axes=tuple(axes), stores=stores)
-
-
-def _parts(stage: Stage) -> list[Any]:
-    parts = [p for s in stage.stores for p in (s.value, *s.indices, s.condition)]
-    return [part for part in parts if part is not None]
 
 
 def _apart(kernel: Kernel, stage: Stage, axes: list[Axis]) -> tuple[Stage, list[Axis]]:
@@ -147,7 +133,7 @@ def _digits(axis: Axis, stage: Stage, makers: dict[Any, Stage]) -> list[int] | N
             divisors.add(size)
 
     indices = [i for s in stage.stores if s.buffer not in makers for i in s.indices]
-    for load in loads_of(_parts(stage)):
+    for load in stage.loads():
         if load.source not in makers:
             indices += load.indices
     for index in indices:

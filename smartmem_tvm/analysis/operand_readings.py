@@ -24,13 +24,6 @@ from .tensor_layouts import (
 from .transactions import KernelCost, Walk
 
 
-def is_read(model: KernelCost, number: int) -> bool:
-    """Whether an access, by its place in the model's `accesses`, is a read."""
-    work, position = model.accesses[number]
-    part = model.work[work]
-    return position < len(part.accesses) - part.writes
-
-
 def is_reduced(model: KernelCost, number: int) -> bool:
     """Whether an access moves along a reduced axis."""
     samples, _, _ = model.followed(number, model.walks[0])

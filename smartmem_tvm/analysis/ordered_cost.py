@@ -23,20 +23,12 @@ class OrderedCost:
     """
 
     def __init__(self, kernel: Kernel, memory: Memory) -> None:
-        self._models: list[KernelCost] = []
-        self.walks: list[Walk] = []
-        for one in loop_orders(kernel):
-            model = KernelCost(one, memory)
-            if not self._models or _same_accesses(model, self._models[0]):
-                rows_only = bool(self._models)
-                order = len(self._models)
-                self._models.append(model)
-                self.walks += [
-                    replace(walk, order=order)
-                    for walk in model.walks
-                    if walk.inner or not rows_only
-                ]
-        self.buffers = self._models[0].buffers
+        first, *others = (KernelCost(one, memory) for one in loop_orders(kernel))
+        self._models = [first, *(other for other in others if _same_accesses(other, first))]
+        self.walks = list(first.walks)
+        for order, model in enumerate(self._models[1:], start=1):
+            self.walks += [replace(walk, order=order) for walk in model.walks if walk.inner]
+        self.buffers = first.buffers
 
     def of(self, walk: Walk) -> KernelCost:
         """The model of the kernel with its loops in a walk's order."""

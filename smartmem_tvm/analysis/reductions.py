@@ -7,7 +7,6 @@ from typing import Any
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm.ir.prim import expr as prim
-from tvm_ffi import structural_walk
 
 from .computation import Stage, Store
 from .expressions import dtype_of, loads_of
@@ -15,27 +14,24 @@ from .expressions import dtype_of, loads_of
 _OPERATORS = (prim.Add, prim.Mul, prim.Max, prim.Min)
 
 
-def split_update(store: Store) -> tuple[Any, Any] | None:
+def _split_update(store: Store) -> tuple[Any, Any] | None:
     """Operator and operand of ``value = operator(value, operand)``; None for other updates."""
     value = store.value
     if not isinstance(value, _OPERATORS):
         return None
     for old, operand in ((value.a, value.b), (value.b, value.a)):
         if isinstance(old, TensorLoad) and old.source.same_as(store.buffer):
-            loads: list[TensorLoad] = []
-            structural_walk(operand, (TensorLoad, loads.append))
-            if not any(load.source.same_as(store.buffer) for load in loads):
-                return type(value), operand
+            return type(value), operand
     return None
 
 
 def split_updates(stage: Stage) -> list[tuple[Any, Any]] | None:
     """Operator and operand of every store; None where the order of the updates matters.
 
-    It does for other updates, and where one result is part of what another accumulates.
+    It does for other updates, and where a result is part of what it or another accumulates.
     """
     own = {store.buffer for store in stage.stores}
-    updates = [split_update(store) for store in stage.stores]
+    updates = [_split_update(store) for store in stage.stores]
     found = [update for update in updates if update is not None]
     if len(found) < len(updates) or not stage.is_reduction:
         return None

@@ -120,6 +120,10 @@ class KernelCost:
         self.walks = list_walks(self._sampled, memory)
         self._footprints: dict[Any, float] = {}
 
+    def is_write(self, number: int) -> bool:
+        """Whether an access, by its place in `accesses`, is a write: only the sink has any."""
+        return len(self.accesses) - number <= self.work[-1].writes
+
     # ---- costs ------------------------------------------------------------------------------
 
     def items(self, walk: Walk) -> float:
@@ -161,9 +165,7 @@ class KernelCost:
         if self.footprint(number, layout) <= self.memory.second_cache:
             line *= SECOND_CACHE
         vectors = self._vectors(walk)
-        work, position = self.accesses[number]
-        part = self.work[work]
-        stored = STORED_LANE if position >= len(part.accesses) - part.writes else 0.0
+        stored = STORED_LANE if self.is_write(number) else 0.0
         return self._idle(walk) * (
             vectors * counts.pieces
             + vectors * BROADCAST * counts.shared

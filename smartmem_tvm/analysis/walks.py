@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from smartmem_tvm.devices import DeviceProfile
 
 from .kernel_samples import KernelSamples
+from .kernel_work import axes_of_rows
 from .layouts import row_major
 
 
@@ -94,13 +95,10 @@ def list_walks(kernel: KernelSamples, memory: Memory) -> list[Walk]:
 
 def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
     extents = kernel.extents
-    wide = {d for d, n in enumerate(extents) if n > 1}
+    wide = [d for d, n in enumerate(extents) if n > 1]
     reductions = kernel.work[:-1]
-    used = set().union(*(part.axes for part in reductions)) if reductions else wide
-    inner: tuple[int, ...] = ()
-    if reductions and not any(wide <= part.axes for part in reductions):
-        inner = tuple(sorted(wide - used))
-    outer = sorted(wide - set(inner))
+    inner = axes_of_rows(kernel.work, wide) if reductions else ()
+    outer = [d for d in wide if d not in inner]
     for lane in (None, *_lanes(kernel, outer)):
         for width in _widths(kernel, lane, memory):
             yield Walk(lane, width, inner=inner)

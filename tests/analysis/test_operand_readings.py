@@ -7,7 +7,7 @@ from tvm.script import tirx as T
 
 from smartmem_tvm.analysis.fused_kernel import read_kernel
 from smartmem_tvm.analysis.layouts import Layout, innermost, row_major
-from smartmem_tvm.analysis.operand_readings import is_read, is_reduced, read_as
+from smartmem_tvm.analysis.operand_readings import is_reduced, read_as
 from smartmem_tvm.analysis.tensor_layouts import (
     ALONG_LANES,
     ALONG_REDUCTION,
@@ -86,7 +86,7 @@ def access(found, name):
 def test_operands_of_a_product(name, walk, layout, how):
     found = model(product)
     number = access(found, name)
-    assert is_read(found, number)
+    assert not found.is_write(number)
     assert is_reduced(found, number)
     reading, cause = read_as(found, number, walk, layout)
     assert reading == how
@@ -104,7 +104,7 @@ def test_the_cause_says_how_far_apart():
 def test_what_only_the_sink_touches_is_not_reduced():
     found = model(product)
     assert not is_reduced(found, access(found, "D"))
-    assert not is_read(found, access(found, "C"))
+    assert found.is_write(access(found, "C"))
     assert read_as(found, access(found, "D"), Walk((0,), 16), row_major(1)) == (SHARED, "")
 
 

@@ -18,13 +18,17 @@ from smartmem_tvm.bench.plots import draw_plots, plots_of
 from smartmem_tvm.bench.results import read_document
 
 ROOT = Path(__file__).resolve().parent.parent
-# Of footprint_floor.py, bench_kernels.py, layout_pairs.py, layout_solvers.py and pass_time.py.
+# Of footprint_floor.py, check_kernels.py, bench_kernels.py, layout_pairs.py, layout_solvers.py,
+# memory_plan.py, pass_time.py and simulate_caches.py.
 OTHERS = (
     "footprint.json",
+    "kernel_checks.json",
     "kernels.json",
     "layout_pairs.json",
     "layout_solvers.json",
+    "memory_plan.json",
     "pass_time.json",
+    "simulated_caches.json",
 )
 HEADER = """\
 # Benchmarks

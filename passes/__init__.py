@@ -8,6 +8,7 @@ if __name__ == "passes":
         "(`pip install -e .`) and import it under that name"
     )
 
+from .bind_texels import BindTexels
 from .classify_operators import ClassifyOperators
 from .concatenate_in_place import ConcatenateInPlace
 from .eliminate_layout_transforms import EliminateLayoutTransforms
@@ -18,9 +19,11 @@ from .legalise_scans import LegaliseScans
 from .legalise_scatters import LegaliseScatters
 from .legalise_sorts import LegaliseSorts
 from .lower_vectors import LowerVectors
+from .map_textures import MapTextures
 from .mark_scheduled import MarkScheduled
 from .merge_parallel_operators import MergeParallelOperators
 from .narrow_indices import NarrowIndices
+from .plan_memory import PlanMemory
 from .rewrite_layouts import RewriteLayouts
 from .select_layouts import SelectLayouts
 from .simplify_indices import SimplifyIndices
@@ -31,6 +34,7 @@ from .unroll_unit_reductions import UnrollUnitReductions
 from .verify_thread_binding import VerifyThreadBinding
 
 __all__ = [
+    "BindTexels",
     "ClassifyOperators",
     "ConcatenateInPlace",
     "EliminateLayoutTransforms",
@@ -41,9 +45,11 @@ __all__ = [
     "LegaliseScatters",
     "LegaliseSorts",
     "LowerVectors",
+    "MapTextures",
     "MarkScheduled",
     "MergeParallelOperators",
     "NarrowIndices",
+    "PlanMemory",
     "RewriteLayouts",
     "SelectLayouts",
     "SimplifyIndices",

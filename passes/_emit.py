@@ -72,7 +72,8 @@ def _renamed_buffer(buffer: Any, renamed: dict[Any, Any], taken: set[str]) -> An
         name = f"{buffer.name}_{number}"
     taken.add(name)
     shape = [structural_map(d, (tvm.ir.Var, lambda v: renamed.get(v, v))) for d in buffer.shape]
-    renamed[buffer] = tirx.decl_buffer(shape, buffer.dtype, name, layout=None)
+    scope = str(buffer.ty.storage_scope)
+    renamed[buffer] = tirx.decl_buffer(shape, buffer.dtype, name, scope=scope, layout=None)
     return renamed[buffer]
 
 
@@ -224,7 +225,7 @@ class _Writer:
             places = [*parameters, *(None for _ in symbols), *made]
             node.attrs = {**node.attrs, LAYOUTS: [node.layouts.get(b) for b in places]}
         global_var = self._function(node, parameters, symbols)
-        types = [relax.TensorType(list(b.shape), str(b.dtype)) for b in node.outputs]
+        types = [self._type(buffer) for buffer in node.outputs]
         arguments = relax.Tuple([*(self.exprs[b] for b in [*inputs, *previous]), *symbols])
         if previous:
             places = [parameters.index(b) if b in node.inplace else -1 for b in node.outputs]
@@ -240,6 +241,13 @@ class _Writer:
             if buffer in self.used:
                 var = self.name_for(buffer, types[number])
                 self.exprs[buffer] = self.bind(var, relax.TupleGetItem(together, number))
+
+    def _type(self, buffer: Any) -> relax.TensorType:
+        """Type of a tensor, with the device's memory that the buffer's scope stands for."""
+        scope = str(buffer.ty.storage_scope)
+        places = self.builder.get().global_infos.get("vdevice", ())
+        place = next((p for p in places if str(p.memory_scope) == scope), None)
+        return relax.TensorType(list(buffer.shape), str(buffer.dtype), place)
 
     def _function(self, node: Node, inputs: list[Any], symbols: list[Any]) -> Any:
         """Function of a node; one of the same structure is written once."""

@@ -11,16 +11,10 @@ from tvm.s_tir import SBlock
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis import find_launches
+from smartmem_tvm.analysis.texels import LANES, is_texture
 from smartmem_tvm.errors import SmartMemError
 
-LANES = 4
 _TEXEL_DTYPES = ("float32", "float16")
-
-
-def is_texture(buffer: Any) -> bool:
-    """Whether the buffer lives in an image."""
-    scope = buffer.ty.storage_scope
-    return scope == "global.texture" or scope.startswith("global.texture-")
 
 
 def textures_stored(node: Any) -> list[Any]:

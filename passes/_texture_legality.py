@@ -18,8 +18,9 @@ from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.expressions import substitute, uses
 from smartmem_tvm.analysis.launches import bound_thread
+from smartmem_tvm.analysis.texels import LANES
 
-from ._texture_access import LANES, refused
+from ._texture_access import refused
 
 # Thread axes whose iterations are work-items; those of vthread run one after the other.
 _WORK_ITEMS = ("blockIdx.", "threadIdx.")

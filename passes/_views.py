@@ -18,13 +18,13 @@ from tvm_ffi import structural_equal, structural_hash, structural_walk
 
 from smartmem_tvm.analysis.computation import (
     Stage,
-    map_stage,
+    Store,
     replace_in_stage,
     structure_of,
     substitute_in_stage,
     with_fresh_axes,
 )
-from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.expressions import loads_of, substitute
 from smartmem_tvm.analysis.index_maps import simplify_value
 from smartmem_tvm.analysis.layout_class import inline_copies
 
@@ -99,10 +99,22 @@ def apply_to_stage(stage: Stage, views: dict[Any, View], *, simplify: bool = Tru
 
 
 def simplified(stage: Stage) -> Stage:
-    """Stage with every index, condition and value simplified under the ranges of its axes."""
-    domain = stage.domain
-    changed = map_stage(stage, lambda expr: simplify_value(expr, domain))
-    return replace(changed, initial=stage.initial)
+    """Stage with every index, condition and value simplified under the ranges of its axes.
+
+    What is stored under a condition need only be the same where it holds.
+    """
+    return replace(stage, stores=tuple(_simplified(store, stage.domain) for store in stage.stores))
+
+
+def _simplified(store: Store, domain: dict[Any, tvm.ir.Range]) -> Store:
+    condition = store.condition
+    known = None if condition is None or loads_of(condition) else condition
+    return Store(
+        store.buffer,
+        tuple(simplify_value(index, domain, known) for index in store.indices),
+        simplify_value(store.value, domain, known),
+        None if condition is None else simplify_value(condition, domain),
+    )
 
 
 class SimplifiedStages:

@@ -41,14 +41,13 @@ from tvm.s_tir import SBlock, SBlockRealize
 from tvm_ffi import structural_mutate
 
 from smartmem_tvm.analysis.expressions import substitute
+from smartmem_tvm.analysis.texels import LANES, is_texture
 
 from ._texture_access import (
-    LANES,
     check_block,
     check_function,
     check_ramp,
     check_texels,
-    is_texture,
     refused,
     textures_stored,
 )

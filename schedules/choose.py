@@ -69,9 +69,9 @@ def reduction_tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits
 
 
 def cheapest(costs: Costs, tiles: Iterator[Tile]) -> Tile:
-    """The tile of the smallest cost; the first of equal ones."""
+    """The legal tile of the smallest cost; the first of equal ones."""
     best: tuple[float, Tile] | None = None
-    for tile in tiles:
+    for tile in filter(costs.allows, tiles):
         cost = costs.of(tile)
         if best is None or cost < best[0]:
             best = (cost, tile)

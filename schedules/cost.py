@@ -13,6 +13,7 @@ from smartmem_tvm.analysis.expressions import const, static, substitute, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel, NotAKernel, read_kernel
 from smartmem_tvm.analysis.kernel_work import Work, bounds_of, list_work
 from smartmem_tvm.analysis.layouts import row_major
+from smartmem_tvm.analysis.texels import LANES, axis_of_texels
 from smartmem_tvm.analysis.transactions import (
     BROADCAST,
     CONDITIONAL_LANE,
@@ -70,8 +71,17 @@ class Costs:
         self._strides: dict[Any, Any] = {}
         self._uses: dict[tuple[int, int, int], bool] = {}
         self._model: KernelCost | None = None
+        self.texel = axis_of_texels(self.kernel)
         self.extents = [static(axis.extent) or 1 for axis in self.kernel.sink.axes]
         self.symbolic = [static(axis.extent) is None for axis in self.kernel.sink.axes]
+
+    def allows(self, tile: Tile) -> bool:
+        """Whether a work-item of the tile writes images by whole texels, if the kernel has any."""
+        if self.texel is None:
+            return True
+        if tile.inner[-1:] == (self.texel,):
+            return tile.team > 1 or tile.inner_width == LANES
+        return tile.lane == self.texel and tile.width == LANES
 
     def stride(self, work: int, number: int, axis: int | None, width: int) -> int | str | None:
         """Stride of an access from lane to lane, "condition" where a condition varies.

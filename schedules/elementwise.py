@@ -72,7 +72,8 @@ def fastest_tile(costs: Costs, limits: ScheduleLimits) -> Tile:
     simple = cheapest(costs, lane_tiles(costs, (), limits, 1))
     if any(costs.symbolic):
         return with_group(simple, costs, limits)
-    found = (_in_turn(tile, costs, limits) for tile in (simple, *_loop_tiles(costs, limits)))
+    tiles = filter(costs.allows, (simple, *_loop_tiles(costs, limits)))
+    found = (_in_turn(tile, costs, limits) for tile in tiles)
     return min(found, key=lambda answer: answer[0])[1]
 
 

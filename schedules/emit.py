@@ -35,6 +35,7 @@ from smartmem_tvm.analysis.expressions import (
     uses,
 )
 from smartmem_tvm.analysis.fused_kernel import Kernel
+from smartmem_tvm.analysis.texels import LANES, axis_of_texels
 
 from .builder import MOST_UNROLLED, size_of
 from .by_lanes import reduce_by_lanes
@@ -47,6 +48,7 @@ from .row_filling import fill_rows, load_row, values_under_way
 from .scope import Scope
 from .statements import kernel_function, loops, sequence, size_written, when, work_item
 from .team import share_of, together
+from .texel_reads import by_texels
 from .tile import Tile
 from .writer import Writer
 
@@ -103,10 +105,19 @@ class WorkItem(Writer):
         body = sequence([*hidden, *self._sink()])
         body = self.grid.inside([substitute(body, self._atoms)])
         smaller = self.tile.smaller()
-        if smaller is not None and size_written(body) > LONGEST_SOURCE:
+        if (
+            smaller is not None
+            and self._same_texels(smaller)
+            and size_written(body) > LONGEST_SOURCE
+        ):
             return WorkItem(self._whole, smaller, self._row_bytes).schedule()
         item = work_item(body, self._buffers)
         return s_tir.Schedule(kernel_function(self.kernel.func, self.grid.launch(item)))
+
+    def _same_texels(self, tile: Tile) -> bool:
+        """Whether a work-item of another tile still writes whole texels."""
+        widths = [(t.lane, t.width, t.inner_width) for t in (tile, self.tile)]
+        return axis_of_texels(self.kernel) is None or widths[0] == widths[1]
 
     def _positive(self, extent: Any) -> None:
         found: list[Any] = []
@@ -122,12 +133,14 @@ class WorkItem(Writer):
         values = dict(self.grid.values)
         fill_rows(self, outermost)
         inner = [sink.axes[d] for d in tile.inner]
-        lane, nest, first, others = self._lane, [], [], None
+        lane, nest, first, others, shared = self._lane, [], [], None, False
+        texels = bool(inner) and inner[-1].var in self.kernel.texels
+        inner_width = LANES if tile.team > 1 and texels else tile.inner_width
         for number, axis in enumerate(inner):
             extent = static(axis.extent)
             last = number == len(inner) - 1
-            if last and extent is not None and tile.inner_width > 1 and extent >= tile.inner_width:
-                width = tile.inner_width
+            if last and extent is not None and inner_width > 1 and extent >= inner_width:
+                width = inner_width
                 var = tirx.Var(self._name("c"), axis.var.ty)
                 chunks = -(-extent // width)
                 self.analyzer.bind(var, tvm.ir.Range(const(0, var), const(chunks, var)))
@@ -143,8 +156,8 @@ class WorkItem(Writer):
                     begin = atom
                 values[axis.var] = begin + lane.var
                 nest.append((var, const(chunks, var)))
-            elif last and extent is not None and tile.team > 1:
-                member = self.grid.member
+            elif tile.team > 1 and number == len(inner) - 1 - texels and extent is not None:
+                shared, member = True, self.grid.member
                 share, (at,), others = share_of(self, [extent], member, tile.team, axis.var)
                 values[axis.var] = at
                 nest.append(share)
@@ -152,7 +165,7 @@ class WorkItem(Writer):
                 var = self._fresh_loop(axis)
                 values[axis.var] = var
                 nest.append((var, axis.extent))
-        if tile.team > 1 and others is None and (not inner or static(inner[-1].extent) is None):
+        if tile.team > 1 and not shared:
             others = self.grid.member < const(1, self.grid.member)  # one of them stores
         repeats = self._items
         for _, extent in nest:
@@ -282,10 +295,15 @@ class WorkItem(Writer):
         for axis in reduced:
             values[axis.var] = self._fresh_loop(axis)
             nest.append((values[axis.var], axis.extent))
+        texels = nest[-1][0] if nest and reduced[-1].var in self.kernel.texels else None
+        around = nest[:-1] if texels is not None else nest
         repeats = scope.repeats
         for _, extent in nest:
             repeats *= static(extent) or 1
-        inside = Scope(scope, tuple(var for var, _ in nest), repeats) if nest else scope
+        inside = Scope(scope, tuple(var for var, _ in around), repeats) if nest else scope
+        outside = inside
+        if texels is not None:
+            inside = Scope(outside, (texels,), repeats)
         if stage.is_reduction:
             for store, initial in zip(stage.stores, stage.initial, strict=True):
                 start = self._pull(substitute(initial, values), scope)
@@ -295,6 +313,8 @@ class WorkItem(Writer):
         for store in stage.stores:
             value = replace_loads(substitute(store.value, values), own)
             value = self._value_in(value, inside)
+            value = by_texels(self, value, texels, outside)
+            value = by_texels(self, value, None if lane is None else lane.var, inside)
             updates.append(self._assign(registers[store.buffer], value, rows, lane))
         points = 1
         for n in shape:
@@ -306,6 +326,8 @@ class WorkItem(Writer):
         body = sequence([*inside.statements, *updates])
         kind = self._kind_of_last(nest, rows, stage, body)
         body = loops(nest[-1:], body, kind)
+        if texels is not None:
+            body = sequence([*outside.statements, body])
         scope.statements.append(loops(nest[:-1], body))
         return registers
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tvm import s_tir, tirx
 from tvm.target import Target
 
 from smartmem_tvm.analysis.fused_kernel import read_kernel
+from smartmem_tvm.analysis.texels import LANES, axis_of_texels, split_texels
 
 from .base import RuleDeclined
 from .emit import WorkItem
@@ -31,7 +34,12 @@ class Generic:
         """Return a schedule; raise RuleDeclined with the reason."""
         limits = limits_of(target)
         kernel = read_kernel(func)
-        item = WorkItem(kernel, Tile(group=min(limits.max_group, 64)))
+        kernel = split_texels(kernel)
+        tile = Tile(group=min(limits.max_group, 64))
+        texel = axis_of_texels(kernel)
+        if texel is not None:
+            tile = replace(tile, lane=texel, width=LANES)
+        item = WorkItem(kernel, tile)
         schedule = item.schedule()
         least = least_operations(kernel)
         if item.operations > max(FEW_OPERATIONS, MOST_REPEATED * least):

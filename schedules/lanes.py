@@ -27,6 +27,7 @@ from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
+from smartmem_tvm.analysis.texels import LANES, is_texture
 
 _COMPARISONS = (prim.LT, prim.LE, prim.GT, prim.GE, prim.EQ, prim.NE)
 _ORDERS = (prim.LT, prim.LE, prim.GT, prim.GE)
@@ -116,7 +117,18 @@ class Lane:
         """Elements from lane to lane in the buffer's memory, None when that varies."""
         if any(_has_load(index, self.var) for index in indices):
             return None
+        if is_texture(buffer):
+            return self._stride_in_texels(indices)
         return self.step(element_offset(buffer, indices))
+
+    def _stride_in_texels(self, indices: Any) -> int | None:
+        """The same in an image: 1 only for the lanes of one whole texel."""
+        *place, last = (self.step(index) for index in indices)
+        if any(step != 0 for step in place):
+            return None
+        first = substitute(indices[-1], {self.var: const(0, self.var)})
+        whole = self.width == LANES and static(self.analyzer.simplify(first)) == 0
+        return last if last == 0 or (last == 1 and whole) else None
 
     def along(self, indices: Any) -> list[Any]:
         """Indices written as first lane plus lane, where that is what they are."""

@@ -24,13 +24,14 @@ from smartmem_tvm.analysis.expressions import const, static, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel
 from smartmem_tvm.analysis.kernel_work import bounds_of, list_work
 from smartmem_tvm.analysis.loop_orders import with_axes
+from smartmem_tvm.analysis.texels import split_texels
 
 from .lanes import Lane
 
 
 def regroup(kernel: Kernel) -> Kernel:
     """Kernel with its sink's axes split and fused."""
-    kernel = _split_quotients(kernel)
+    kernel = split_texels(_split_quotients(kernel))
     position = len(kernel.sink.axes) - 2
     while position >= 0:
         fused = _fuse(kernel, position)
@@ -48,6 +49,8 @@ def _fuse(kernel: Kernel, position: int) -> Kernel | None:
     """Kernel with two neighbouring axes as one, None where an access would not run straight."""
     axes = kernel.sink.axes
     one, other = axes[position], axes[position + 1]
+    if one.var in kernel.texels or other.var in kernel.texels:
+        return None
     extents = static(one.extent), static(other.extent)
     if extents[0] is None or extents[1] is None or one.var.ty != other.var.ty:
         return None

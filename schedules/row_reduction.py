@@ -54,7 +54,9 @@ class RowReduction:
 def _rows(costs: Costs) -> tuple[int, ...]:
     """Axes of the sink that no result of a reduction belongs to."""
     wide = [d for d, n in enumerate(costs.extents) if n > 1 or costs.symbolic[d]]
-    return axes_of_rows(costs.work, wide)
+    rows = axes_of_rows(costs.work, wide)
+    # Lanes of texels are the innermost loop.
+    return tuple(sorted(rows, key=lambda d: costs.kernel.sink.axes[d].var in costs.kernel.texels))
 
 
 def _tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits) -> Iterator[Tile]:

@@ -19,7 +19,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
-from tvm.tirx import BufferLoad
+from tvm.tirx import BufferLoad, ForKind
 
 from smartmem_tvm.analysis.computation import Axis, Stage
 from smartmem_tvm.analysis.expressions import (
@@ -30,9 +30,12 @@ from smartmem_tvm.analysis.expressions import (
     substitute,
 )
 from smartmem_tvm.analysis.reductions import neutral, split_updates
+from smartmem_tvm.analysis.texels import LANES
 
 from .builder import Builder
+from .scope import Scope
 from .statements import loop, private, sequence, when
+from .texel_reads import by_texels
 
 
 def barrier() -> Any:
@@ -76,12 +79,20 @@ def together(
     team = builder.tile.team
     reduced: list[Axis] = [axis for axis in stage.axes if axis.reduced]
     updates = split_updates(stage)
-    extents = [static(axis.extent) for axis in reduced]
-    if updates is None or any(e is None for e in extents) or not reduced:
+    # Each member reads whole texels.
+    texels = [axis for axis in reduced[-1:] if axis.var in builder.kernel.texels]
+    shared_axes = reduced[: len(reduced) - len(texels)]
+    extents = [static(axis.extent) for axis in shared_axes]
+    if updates is None or any(e is None for e in extents) or not shared_axes:
         return False
     nest, at, condition = share_of(builder, extents, member, team, reduced[-1].var)
     inside.variables = (nest[0], member)
-    values = {**values, **{axis.var: value for axis, value in zip(reduced, at, strict=True)}}
+    values = {**values, **{axis.var: value for axis, value in zip(shared_axes, at, strict=True)}}
+    lane = builder._fresh_loop(texels[0]) if texels else None
+    innermost = inside
+    if lane is not None:
+        values[texels[0].var] = lane
+        innermost = Scope(inside, (lane,), inside.repeats)
     body: list[Any] = []
     after: list[Any] = []
     for store, initial, (combine, operand) in zip(
@@ -94,9 +105,9 @@ def together(
         scope.statements.append(
             tirx.BufferStore(own, neutral(combine, store, initial), part.indices)
         )
-        value = builder._pull(substitute(operand, values), inside)
-        value = simplify_indices(value, builder.analyzer)
-        body.append(tirx.BufferStore(own, combine(part, value), part.indices))
+        value = builder._pull(substitute(operand, values), innermost)
+        value = by_texels(builder, simplify_indices(value, builder.analyzer), lane, inside)
+        body.append(builder._assign(part, combine(part, value), [], None))
         after += [tirx.BufferStore(shared, part, [member]), barrier()]
         half = team
         while half > 1:
@@ -109,6 +120,12 @@ def together(
         first = BufferLoad(shared, [const(0, member)])
         start = builder._pull(substitute(initial, values), scope)
         after.append(tirx.BufferStore(total.source, combine(start, first), total.indices))
+        # Before anything is computed for the next one: Intel's compiler for processors (2026.22)
+        # loses values that differ from work-item to work-item where they live across a barrier.
+        after.append(barrier())
+    if lane is not None:
+        body = [*innermost.statements, *body]
+        body = [loop(lane, const(LANES, lane), sequence(body), ForKind.UNROLLED)]
     whole = when(condition, sequence([*inside.statements, *body]))
     scope.statements.append(loop(nest[0], nest[1], whole))
     scope.statements += after

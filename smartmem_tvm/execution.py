@@ -24,6 +24,9 @@ from .errors import DeviceError
 from .parameters import BIND, ENTRY
 from .rpc.session import Remote
 
+# A virtual machine names a device for each scope that tensors have: buffers, and images.
+MEMORY_SPACES = 2
+
 _RPC_PREFIX = "Error caught from RPC call:"
 
 
@@ -58,7 +61,7 @@ class LocalRunner:
         self.device = device
         self.lock = threading.RLock()
         build_kernels(library if isinstance(library, tvm.runtime.Module) else library.mod, device)
-        self._machine = relax.VirtualMachine(library, [device])
+        self._machine = relax.VirtualMachine(library, [device] * MEMORY_SPACES)
         self._main = self._machine[ENTRY]
         self._parameters = tvm.runtime.convert(
             [value.copyto(device) for value in parameters.values()]
@@ -90,7 +93,8 @@ class RemoteRunner:
         self.lock = remote.lock
         with self.lock, remote_errors(remote.address):
             name = remote.upload(library)
-            self._machine = relax.VirtualMachine(remote.session.load_module(name), [self.device])
+            library = remote.session.load_module(name)
+            self._machine = relax.VirtualMachine(library, [self.device] * MEMORY_SPACES)
             uploaded = [
                 tvm.runtime.tensor(value.numpy(), self.device) for value in parameters.values()
             ]

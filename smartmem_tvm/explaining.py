@@ -19,6 +19,7 @@ from .analysis.index_divisions import (
     written_divisions,
 )
 from .analysis.layout_class import LayoutClass, classify
+from .analysis.memory_plan import Memory, read_memory
 from .analysis.scheduled_readings import scheduled_readings
 from .analysis.tensor_layouts import (
     STRIDE_ONE,
@@ -28,7 +29,7 @@ from .analysis.tensor_layouts import (
     count_readings,
     read_tensor_layouts,
 )
-from .passes import ClassifyOperators, SelectLayouts
+from .passes import ClassifyOperators, PlanMemory, SelectLayouts
 from .pipeline import pipeline_stages
 
 CALLS = [tvm.ir.Op.get(name) for name in ("relax.call_tir", "relax.call_tir_inplace")]
@@ -82,6 +83,8 @@ class Explanation:
     tensors: tuple[TensorLayout, ...] = ()
     # Operands that a kernel reads along a reduced axis, by how the loops of its schedule do that.
     scheduled_readings: dict[str, int] = field(default_factory=dict)
+    # Storages of tensors that are neither inputs, constants nor results, by memory scope.
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def operand_readings(self) -> dict[str, int]:
@@ -172,6 +175,8 @@ def explain(
                 composed = mod.get_attr(COMPOSED_DIVISIONS)
                 divisions["before"] = divisions["before"] if composed is None else int(composed)
                 divisions["after"] = total_divisions(mod, written_divisions)
+        place = [*relax.backend.gpu_generic.dataflow_lower_passes(target), PlanMemory()]
+        memory = read_memory(tvm.transform.Sequential(place)(mod))
     divisions["inner_loops"] = total_divisions(mod, lambda func: len(inner_divisions(func)))
     calls = _calls(mod)
     scheduled = {gv: scheduled_readings(mod[gv]) for gv in {call[2] for call in calls}}
@@ -183,6 +188,7 @@ def explain(
         divisions,
         _with_kernels(mod, calls, scheduled),
         count(how for _, _, gv in calls for how in scheduled[gv].values()),
+        memory,
     )
 
 

@@ -34,6 +34,7 @@ from tvm.tirx import compilation_pipeline
 
 from .errors import SmartMemError
 from .passes import (
+    BindTexels,
     ClassifyOperators,
     ConcatenateInPlace,
     EliminateLayoutTransforms,
@@ -44,9 +45,11 @@ from .passes import (
     LegaliseScatters,
     LegaliseSorts,
     LowerVectors,
+    MapTextures,
     MarkScheduled,
     MergeParallelOperators,
     NarrowIndices,
+    PlanMemory,
     RewriteLayouts,
     SelectLayouts,
     SimplifyIndices,
@@ -76,6 +79,7 @@ SWITCHES = {
     "merge": "parallel contractions and reductions of one input share a kernel",
     "fuse": "elementwise operators join the kernels before or after them",
     "layouts": "tensors are stored in the order in which their readers reduce over them",
+    "textures": "tensors are placed in images where the device prefers them",
     "simplify": "composed index maps are simplified, and once more when all is joined",
 }
 LOWERED_FOR = "smartmem.lowered_for"
@@ -163,7 +167,8 @@ def _layouts(_target: Target, disable: Collection[str]) -> list[Pass]:
     if "layouts" in disable:
         return []
     rewrite = RewriteLayouts(simplify="simplify" not in disable)
-    return [SplitOutputs(), SelectLayouts(), rewrite, ClassifyOperators()]
+    textures = [] if "textures" in disable else [MapTextures()]
+    return [SplitOutputs(), SelectLayouts(), rewrite, *textures, ClassifyOperators()]
 
 
 def _schedule(_target: Target, disable: Collection[str]) -> list[Pass]:
@@ -184,7 +189,10 @@ def _lower(target: Target) -> list[Pass]:
         StageTextureStores(),
         TextureFlatten(),
         *relax.backend.gpu_generic.dataflow_lower_passes(target),
-        *relax.backend.gpu_generic.finalize_passes(target),
+        *(
+            PlanMemory() if made.info.name == "StaticPlanBlockMemory" else made
+            for made in relax.backend.gpu_generic.finalize_passes(target)
+        ),
     ]
 
 
@@ -283,7 +291,7 @@ def tir_pipeline() -> tuple[Pass, Finaliser, Finaliser]:
     passes = [VerifyThreadBinding(), StageTextureStores(), lower]
 
     def finalise_device_with_vectors() -> Pass:
-        return Sequential([finalise_device(), LowerVectors()])
+        return Sequential([finalise_device(), BindTexels(), LowerVectors()])
 
     return Sequential(passes, name=f"{NAME}.TIR"), finalise_host, finalise_device_with_vectors
 

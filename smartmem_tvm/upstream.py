@@ -14,8 +14,7 @@ one makes a test fail and the workaround is removed.
    ``.extent.value`` of a symbolic extent (apache/tvm#20047). Workaround: :data:`DLIGHT_ERRORS`,
    which ``smartmem_tvm.schedules.dlight`` turns into reasons.
 4. An unscheduled function for an OpenCL target is built as host code that dereferences device
-   handles; ``VerifyMemory`` lets it pass. Workaround:
-   :class:`smartmem_tvm.passes.VerifyThreadBinding`.
+   handles; VerifyMemory passes it. Workaround: :class:`smartmem_tvm.passes.VerifyThreadBinding`.
 5. A texture that a function allocates itself does not build: ``InjectTextureAlloc`` emits a
    ``DeclBuffer`` of the allocation where ``LowerTVMBuiltin`` looks for a ``Bind``, and the latter
    sets the arguments of the release before the allocation and lets launches overwrite them.
@@ -24,9 +23,8 @@ one makes a test fail and the workaround is removed.
    again ("Expect output type of call_tir"), which ``tvm.compile`` does with the result of a
    pipeline run by hand. Workaround: our pipeline marks what it has lowered and returns it as it is.
 7. ``StaticPlanBlockMemory`` plans a texture as a flat number of bytes in the texture's scope, which
-   no runtime can allocate, unless the target of its ``VDevice`` has the key "adreno"; then the
-   storage is a buffer and the tensor a texture over it. Workaround: give that key to the targets of
-   VDevices with texture scopes, on devices of any vendor.
+   no runtime can allocate, unless the target of its ``VDevice`` has the key "adreno". Workaround:
+   :class:`smartmem_tvm.passes.PlanMemory`.
 8. ``ToMixedPrecision`` fails on a module that has a ``call_tir`` ("Expected TensorType, but got
    R.Callable"), which importers emit for operators without a Relax counterpart, such as pad.
    Workaround: :func:`mixed_precision`.
@@ -49,8 +47,8 @@ one makes a test fail and the workaround is removed.
    OpenCL: C names reach the kernel. Workaround: :func:`register_opencl_functions`.
 13. The OpenCL generator makes one number of the lanes of a vector of bytes that it gathers, as CUDA
    stores them: wrong values, no error. Workaround: ``smartmem_tvm.schedules.choose.moves_bytes``.
-14. Maxima start at the least finite number, so that the maximum of infinite elements is finite.
-   Workaround: :class:`smartmem_tvm.passes.LegaliseExtremes`.
+14. Maxima start at the least finite number: that of infinite elements is finite. Workaround:
+   :class:`smartmem_tvm.passes.LegaliseExtremes`.
 15. Arithmetic on integers of 8 and 16 bits is printed as it is, so that OpenCL C promotes it and it
    does not overflow. Workaround: :class:`smartmem_tvm.passes.LegaliseNarrowIntegers`.
 16. ``scatter_nd`` becomes one function of which a part is scheduled and a part is not, and
@@ -58,6 +56,8 @@ one makes a test fail and the workaround is removed.
    :class:`smartmem_tvm.passes.LegaliseScatters`.
 17. With a sub-group size in the target, ``LowerThreadAllreduce`` puts barriers into the branch of a
    part of a work-group. Workaround: targets of profiles have ``thread_warp_size`` 1.
+18. The OpenCL generator takes two texels that it writes for one where their texts are equal and a
+   register has changed: wrong values. Workaround: :class:`smartmem_tvm.passes.BindTexels`.
 """
 
 from __future__ import annotations

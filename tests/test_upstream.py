@@ -38,7 +38,7 @@ from smartmem_tvm.upstream import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent / "passes"))
-from texture_kernels import add_one, conv_relu_conv
+from texture_kernels import add_one, conv_relu_conv, two_texels
 
 OPENCL = tvm.target.Target("opencl", host="llvm")
 ADRENO = {"kind": "opencl", "keys": ["adreno", "opencl", "gpu"]}
@@ -52,18 +52,19 @@ def test_fault_1_adreno_entry_is_not_a_triple():
         tvm.tirx.build(add_one((1, 2, 2, 4)), target=OPENCL, pipeline="adreno")
 
 
-@pytest.mark.device
-def test_fault_2_vectorised_texture_store_is_wrong(opencl_device):
-    lower, finalise_host, finalise_device = adreno_tir_pipeline()
-    compilation_pipeline.register_tir_pipeline(
-        "test.upstream_texture", lambda: (lower, finalise_host, finalise_device)
-    )
+def _built_by_upstream(mod):
+    """Module with textures built by TVM's own passes."""
+    triple = adreno_tir_pipeline()
+    compilation_pipeline.register_tir_pipeline("test.upstream_texture", lambda: triple)
     try:
-        built = tvm.tirx.build(
-            add_one((1, 4, 4, 4)), target=OPENCL, pipeline="test.upstream_texture"
-        )
+        return tvm.tirx.build(mod, target=OPENCL, pipeline="test.upstream_texture")
     finally:
         del compilation_pipeline.PIPELINE_MAP["test.upstream_texture"]
+
+
+@pytest.mark.device
+def test_fault_2_vectorised_texture_store_is_wrong(opencl_device):
+    built = _built_by_upstream(add_one((1, 4, 4, 4)))
     a = np.random.default_rng(0).random((1, 4, 4, 4), "float32")
     source, result = (
         tvm.runtime.empty(a.shape, "float32", opencl_device, "global.texture") for _ in range(2)
@@ -470,3 +471,9 @@ def test_fault_17_barriers_in_a_branch():
     in_branch = re.compile(r"if \(\(convert_int\(get_local_id\(0\)\)\) < \d+\) \{[^}]*barrier\(")
     assert in_branch.search(source(64))
     assert not in_branch.search(source(1))
+
+
+def test_fault_18_equal_texts_of_texels():
+    source = _built_by_upstream(two_texels()).imports[0].inspect_source()
+    assert source.count("write_imagef") == 2
+    assert len(re.findall(r"float4 v_\w* =", source)) == 1, f"{MENDED} 18"

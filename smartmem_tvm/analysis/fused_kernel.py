@@ -63,12 +63,15 @@ class Kernel:
     straight : frozenset of variables
         Axes of the sink that are several taken together: every access moves by a constant step
         along them, although its indices divide the axis.
+    texels : frozenset of variables
+        Axes along the lanes of an image's texels (:mod:`.texels`).
     """
 
     func: tirx.PrimFunc
     makers: dict[Any, Stage]
     sink: Stage
     straight: frozenset[Any] = frozenset()
+    texels: frozenset[Any] = frozenset()
 
     @property
     def stages(self) -> list[Stage]:

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 "index_divisions": found.index_divisions,
                 "tensors": found.tensors,
                 "tensor_bytes": found.tensor_bytes,
+                "memory": found.memory.scopes,
                 "operand_readings": found.operand_readings,
                 "scheduled_readings": found.scheduled_readings,
                 "traffic_bytes": traffic,
@@ -92,6 +93,10 @@ def run(args: argparse.Namespace) -> int:
                 "tensors": len(found.tensors),
                 "tensors, bytes": found.tensor_bytes["total"],
                 "of these second copies": found.tensor_bytes["copies"],
+                **{
+                    f"storages in {scope}, bytes (in use at one time)": f"{m.planned} ({m.live})"
+                    for scope, m in found.memory.scopes.items()
+                },
                 **{
                     f"{name} traffic, bytes": "symbolic" if value is None else value
                     for name, value in traffic.items()

@@ -14,6 +14,7 @@ import tvm
 from tvm import relax
 
 from .. import runtime
+from ..execution import MEMORY_SPACES
 from ..manifest import LIBRARY, PARAMETERS
 from ..parameters import ENTRY
 
@@ -21,7 +22,8 @@ from ..parameters import ENTRY
 def main(folder: Path, inputs: Path) -> None:
     """Load, upload, launch one inference, and wait for it."""
     device = runtime.device("oclgrind")
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(folder / LIBRARY)), [device])
+    library = tvm.runtime.load_module(str(folder / LIBRARY))
+    machine = relax.VirtualMachine(library, [device] * MEMORY_SPACES)
     parameters = tvm.runtime.load_param_dict_from_file(str(folder / PARAMETERS))
     uploaded = tvm.runtime.convert([value.copyto(device) for value in parameters.values()])
     with np.load(inputs) as arrays:

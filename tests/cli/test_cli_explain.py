@@ -43,7 +43,7 @@ def test_the_tensors(workplace, smartmem, smartmem_json):
     assert {"name", "shape", "layout", "scope", "bytes", "copies", "reason", "readings"} <= set(
         next(iter(tensors.values()))
     )
-    assert {tensor["scope"] for tensor in tensors.values()} == {"global"}
+    assert {tensor["scope"] for tensor in tensors.values()} == {"global", "global.texture"}
     total = sum(tensor["bytes"] for tensor in tensors.values())
     copies = sum(tensor["copies"] for tensor in tensors.values())
     assert document["tensor_bytes"] == {"total": total, "copies": copies}

@@ -113,3 +113,30 @@ def conv_relu_conv(channels: int, h: int, w: int, dtype: str = "float32") -> tvm
                                 Z[vo, vy, vx, vk] = T.Cast(dtype, acc2[vk])
 
     return Module
+
+
+def two_texels() -> tvm.IRModule:
+    """``A + 1`` and ``A * 2`` side by side in an image, through one register."""
+
+    @I.ir_module
+    class Module:
+        @T.prim_func(s_tir=True)
+        def main(
+            A: T.Buffer((5, 4), "float32"),
+            C: T.Buffer((1, 5, 2, 4), "float32", scope="global.texture"),
+        ):
+            T.func_attr({"tirx.noalias": True})
+            for y in T.thread_binding(5, thread="blockIdx.x"):
+                with T.sblock("texels"):
+                    T.reads()
+                    T.writes()
+                    vy = T.axis.spatial(5, y)
+                    kept = T.sblock_alloc_buffer((4,), "float32", scope="local")
+                    for k in T.vectorized(4):
+                        kept[k] = A[vy, k] + T.float32(1)
+                    C[0, vy, 0, T.ramp(0, 1, 4)] = kept[T.ramp(0, 1, 4)]
+                    for k in T.vectorized(4):
+                        kept[k] = A[vy, k] * T.float32(2)
+                    C[0, vy, 1, T.ramp(0, 1, 4)] = kept[T.ramp(0, 1, 4)]
+
+    return Module

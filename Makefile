@@ -10,10 +10,10 @@ comma := ,
 export CXX
 
 # What the installed package is made of: when one of these changes, `make setup` installs again.
-BUILD_INPUTS := pyproject.toml setup.py Makefile \
-  $(wildcard smartmem_tvm/runtime/src/*.cc smartmem_tvm/runtime/src/*.h) \
+CXX_FILES := $(wildcard smartmem_tvm/runtime/src/*.cc smartmem_tvm/runtime/src/*.h) \
+  $(wildcard smartmem_tvm/simulation/src/*.cc smartmem_tvm/simulation/src/*.h)
+BUILD_INPUTS := pyproject.toml setup.py Makefile $(CXX_FILES) \
   $(wildcard passes/__init__.py schedules/__init__.py zoo/__init__.py)
-CXX_FILES := $(wildcard smartmem_tvm/runtime/src/*.cc smartmem_tvm/runtime/src/*.h)
 PY_DIRS := smartmem_tvm passes schedules zoo tests docs examples benchmarks setup.py
 
 .PHONY: setup demo test test-slow check-zoo check-kernels fuzz fuzz-kernels onnx-nodes lint format sanitize docs clean
@@ -77,7 +77,7 @@ docs: setup
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f smartmem_tvm/runtime/libsmartmem_opencl.so
+	rm -f smartmem_tvm/runtime/libsmartmem_opencl.so smartmem_tvm/simulation/libsmartmem_caches.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call require,COMMAND,MESSAGE): one clear line when a prerequisite is missing.
@@ -101,10 +101,10 @@ $(VENV)/.packages: requirements.txt
 	@rm -f $(VENV)/.building
 	@touch $@
 
-# The package itself, editable; this compiles the C++ runtime.
+# The package itself, editable; this compiles the C++ libraries.
 $(VENV)/.installed: $(VENV)/.packages $(BUILD_INPUTS)
 	$(call require,command -v $(firstword $(CXX)),no C++ compiler '$(CXX)': install one (Debian$(comma) Ubuntu: apt install g++) or name it in CXX)
-	@echo "make setup: compiling the OpenCL runtime"
+	@echo "make setup: compiling the OpenCL runtime and the cache model"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --no-deps --editable .
 	@test -x $(BIN)/smartmem

@@ -1,4 +1,6 @@
-"""Build of the C++ OpenCL runtime and the mapping of the top-level folders to packages.
+"""Build of the C++ libraries and the mapping of the top-level folders to packages.
+
+The libraries are the OpenCL runtime and the simulator's cache model.
 
 ``passes/``, ``schedules/`` and ``zoo/`` are the packages ``smartmem_tvm.passes``,
 ``smartmem_tvm.schedules`` and ``smartmem_tvm.zoo`` (docs/adr/0003-package-mapping.md).
@@ -16,7 +18,11 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 RUNTIME = Path("smartmem_tvm/runtime")
-SOURCES = sorted(str(p) for p in (RUNTIME / "src").glob("*.cc"))
+SIMULATION = Path("smartmem_tvm/simulation")
+LIBRARIES = {
+    "smartmem_tvm.runtime.libsmartmem_opencl": RUNTIME,
+    "smartmem_tvm.simulation.libsmartmem_caches": SIMULATION,
+}
 MAPPED = {
     "passes": "smartmem_tvm.passes",
     "schedules": "smartmem_tvm.schedules",
@@ -36,14 +42,14 @@ def _package_root(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-class BuildRuntime(build_ext):
-    """Compiles ``smartmem_tvm/runtime/src`` into one shared library that TVM loads.
+class BuildLibraries(build_ext):
+    """Compiles the sources of the OpenCL runtime and of the cache model into a library each.
 
-    It is no Python extension module: it has no interpreter ABI and keeps a plain name.
+    They are no Python extension modules: they have no interpreter ABI and keep plain names.
     """
 
     def get_ext_filename(self, fullname: str) -> str:
-        return str(Path(*fullname.split(".")[:-1]) / "libsmartmem_opencl.so")
+        return str(Path(*fullname.split(".")).with_suffix(".so"))
 
     def build_extension(self, ext: Extension) -> None:
         tvm, ffi = _package_root("tvm"), _package_root("tvm_ffi")
@@ -68,7 +74,9 @@ class BuildRuntime(build_ext):
         for folder in includes:  # in this order: what a wheel ships wins over compat/
             command += ["-isystem", str(folder)]
         command += [*ext.sources, "-o", str(partial)]
-        command += [f"-L{tvm / 'lib'}", f"-L{ffi / 'lib'}", "-ltvm_runtime", "-ltvm_ffi", "-ldl"]
+        if LIBRARIES[ext.name] == RUNTIME:  # the cache model needs nothing
+            command += [f"-L{tvm / 'lib'}", f"-L{ffi / 'lib'}"]
+            command += ["-ltvm_runtime", "-ltvm_ffi", "-ldl"]
         print(" ".join(command), flush=True)
         try:
             subprocess.run(command, check=True)
@@ -78,7 +86,7 @@ class BuildRuntime(build_ext):
                 "apt install g++) or name one in CXX."
             )
         except subprocess.CalledProcessError as error:
-            sys.exit(f"setup.py: the OpenCL runtime did not compile (exit {error.returncode}).")
+            sys.exit(f"setup.py: {output.name} did not compile (exit {error.returncode}).")
         partial.replace(output)
 
 
@@ -94,6 +102,9 @@ def _packages() -> list[str]:
 setup(
     packages=_packages(),
     package_dir={package: folder for folder, package in MAPPED.items()},
-    ext_modules=[Extension("smartmem_tvm.runtime.libsmartmem_opencl", sources=SOURCES)],
-    cmdclass={"build_ext": BuildRuntime},
+    ext_modules=[
+        Extension(name, sources=sorted(str(p) for p in (folder / "src").glob("*.cc")))
+        for name, folder in LIBRARIES.items()
+    ],
+    cmdclass={"build_ext": BuildLibraries},
 )

@@ -31,6 +31,7 @@ LAYERS = [
         "checking",
         "testing",
         "oclgrind",
+        "simulation",
         "traffic",
         "explaining",
     },

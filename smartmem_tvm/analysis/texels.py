@@ -38,7 +38,8 @@ def is_texture(buffer: Any) -> bool:
 
 def split_texels(kernel: Kernel) -> Kernel:
     """Kernel whose axes are split where they run along the lanes of an image's texels."""
-    if not any(isinstance(p, tirx.Buffer) and is_texture(p) for p in kernel.func.params):
+    tensors = [p for p in kernel.func.params if not isinstance(p.ty, tvm.ir.PrimType)]
+    if not any(map(is_texture, tensors)):
         return kernel
     stages = {id(stage): _split_reduced(stage) for stage in kernel.stages}
     makers = {buffer: stages[id(stage)][0] for buffer, stage in kernel.makers.items()}

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import SmartMemError
-from . import bench, check, compile, devices, explain, run, traffic, zoo
+from . import bench, check, compile, devices, explain, run, simulate, traffic, zoo
 
 COMMANDS: dict[str, ModuleType] = {
     "compile": compile,
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "check": check,
     "explain": explain,
     "traffic": traffic,
+    "simulate": simulate,
     "bench": bench,
     "devices": devices,
     "zoo": zoo,

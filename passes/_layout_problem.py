@@ -7,7 +7,7 @@ constants stored as that walk likes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from math import prod
@@ -23,6 +23,7 @@ from smartmem_tvm.analysis.kernel_samples import NOMINAL
 from smartmem_tvm.analysis.layout_choice import Problem
 from smartmem_tvm.analysis.layouts import Layout, innermost, row_major
 from smartmem_tvm.analysis.ordered_cost import OrderedCost
+from smartmem_tvm.analysis.texels import has_texels
 from smartmem_tvm.analysis.walks import Memory, Walk
 
 from ._graph import Graph, Node
@@ -31,6 +32,8 @@ from ._tensors import is_constant, is_reshape, public_tensors, shared_memory
 Costs = NDArray[np.float64]
 # Entries of the largest table of one kernel; beyond it the kernel's walk is a variable too.
 LARGEST_KERNEL = 1 << 14
+# How many times more a kernel costs that would write single lanes of an image.
+NO_TEXELS = 100.0
 
 
 @dataclass
@@ -130,6 +133,8 @@ class ProblemBuilder:
                 root = roots.get(buffer, buffer)
                 if root not in found.tensors and root not in fixed:
                     layouts = candidates(buffer.shape, self.memory.width)
+                    # As many tensors as possible are to be images where the device has them.
+                    layouts = list(filter(self._images(buffer), layouts)) or layouts
                     found.tensors[root] = layouts
                     numbers[root] = found.problem.add_variable(len(layouts))
         for node, model in models:
@@ -195,20 +200,64 @@ class ProblemBuilder:
                 layouts = [row_major(len(buffer.shape))]
                 base = base + self._costs(global_var, model, accesses, layouts)[:, 0]
             else:
-                costs = self._costs(global_var, model, accesses, layouts)
+                costs = self._costs(global_var, model, accesses, layouts, self._images(buffer))
                 free.append(Operand(buffer, layouts, costs))
+        if self.memory.image_line_cost:
+            self._write_texels(node, model, places, base, free, own)
         kept = _undominated(base, free, own)
         for operand in (*free, *own):
             operand.costs = operand.costs[kept]
         return KernelChoice(node, model, [model.walks[n] for n in kept], base[kept], free, own)
 
+    def _write_texels(
+        self,
+        node: Node,
+        model: OrderedCost,
+        places: dict[Any, list[int]],
+        base: Costs,
+        free: list[Operand],
+        own: list[Operand],
+    ) -> None:
+        """Rule out walks that write less than a texel at a time to what will be an image.
+
+        Its kernel must write whole ones, whatever it reads best: its constants had better be laid
+        out for that. Where no walk does, the tensor will be a buffer.
+        """
+        total = with_own(base, own)
+        lowest = total + sum((o.costs.min(axis=1) for o in free), np.zeros_like(total))
+        for operand in free:
+            is_image = self._images(operand.buffer)
+            operand.costs = operand.costs.copy()
+            for column, layout in enumerate(operand.layouts):
+                if not is_image(layout):
+                    continue
+                for row, walk in enumerate(model.walks):
+                    if any(model.single_lanes(n, walk, layout) for n in places[operand.buffer]):
+                        operand.costs[row, column] += NO_TEXELS * lowest[row]
+
+    def _images(self, buffer: Any) -> Callable[[Layout], bool]:
+        """Whether a tensor will be an image in a layout."""
+        extents = [static(extent) for extent in buffer.shape]
+        if not self.memory.image_line_cost or None in extents:
+            return lambda _: False
+        return lambda layout: has_texels(layout.shape(extents))
+
     def _costs(
-        self, global_var: Any, model: OrderedCost, accesses: list[int], layouts: list[Layout]
+        self,
+        global_var: Any,
+        model: OrderedCost,
+        accesses: list[int],
+        layouts: list[Layout],
+        is_image: Callable[[Layout], bool] = lambda _: False,
     ) -> Costs:
+        images = tuple(map(is_image, layouts))
         return self._table(
-            (global_var, tuple(accesses), len(layouts)),
+            (global_var, tuple(accesses), images),
             lambda: [
-                [sum(model.access(a, walk, layout) for a in accesses) for layout in layouts]
+                [
+                    sum(model.access(a, walk, layout, image) for a in accesses)
+                    for layout, image in zip(layouts, images, strict=True)
+                ]
                 for walk in model.walks
             ],
         )

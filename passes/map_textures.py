@@ -36,7 +36,7 @@ from smartmem_tvm.analysis.expressions import const, static, substitute
 from smartmem_tvm.analysis.fused_kernel import Kernel, NotAKernel, read_kernel
 from smartmem_tvm.analysis.kernel_work import bounds_of, list_work
 from smartmem_tvm.analysis.tensor_layouts import read_tensor_layouts, with_tensor_layouts
-from smartmem_tvm.analysis.texels import LANES, SCOPE, lane_axis
+from smartmem_tvm.analysis.texels import LANES, SCOPE, has_texels, innermost, lane_axis
 from smartmem_tvm.devices import DeviceProfile, profile_for
 from smartmem_tvm.devices.schema import TextureLimits
 
@@ -147,17 +147,18 @@ class _Placing:
             return "its shape is open"
         if bits not in self.limits.texel_bits:
             return f"the device has no texels of four {buffer.dtype}"
-        if not shape or _innermost(shape) is None or shape[_innermost(shape)] % LANES:
+        if not has_texels(shape):
             return f"its innermost extent is no multiple of {LANES}"
         for other in (node, *self.readers.get(buffer, ())):
             if isinstance(self.kernels[id(other)], str):
                 return f"kernel '{other.name}' has it in a buffer: {self.kernels[id(other)]}"
-        lanes = self._lanes_written(node, buffer, _innermost(shape))
+        dim = innermost(shape)
+        lanes = self._lanes_written(node, buffer, dim)
         if lanes is None:
             return "its texels are not each written by one work-item"
         if written is not None and not lanes.same_as(written):
             return "another image of its kernel has its lanes along another axis"
-        if not any(self._reads_texels(r, buffer, _innermost(shape)) for r in self.readers[buffer]):
+        if not any(self._reads_texels(reader, buffer, dim) for reader in self.readers[buffer]):
             return "no kernel reads whole texels of it"
         groups = _groups(shape, self.limits)
         if groups is None:
@@ -220,17 +221,12 @@ def _same_in_a_texel(expr: Any, axis: Axis, analyzer: sym.Analyzer) -> bool:
     return all(structural_equal(value, values[0]) for value in values[1:])
 
 
-def _innermost(shape: list[Any]) -> int | None:
-    """The last dimension that has several elements."""
-    return next((d for d in reversed(range(len(shape))) if shape[d] != 1), None)
-
-
 def _groups(shape: list[int], limits: TextureLimits) -> tuple[list[int], ...] | None:
     """Extents taken together as layers, rows and columns; None where no image is large enough.
 
     As few layers as possible, then as few dimensions in a row as possible.
     """
-    dim = _innermost(shape) or 0
+    dim = innermost(shape) or 0
     extents = [*shape[:dim], shape[dim] // LANES]
     for layers in range(len(extents)):
         for columns in range(len(extents) - 1, layers - 1, -1):
@@ -244,7 +240,7 @@ def _groups(shape: list[int], limits: TextureLimits) -> tuple[list[int], ...] | 
 def _index_map(shape: list[int], groups: tuple[list[int], ...]) -> tirx.IndexMap:
     """Where the element of a buffer lies in the image: layer, row, column, lane."""
     names = [tirx.Var(f"i{d}", "int64") for d in range(len(shape))]
-    dim = _innermost(shape) or 0
+    dim = innermost(shape) or 0
     lanes = tirx.IntImm("int64", LANES)
     digits = [*names[:dim], names[dim] // lanes]
     final, start = [], 0

@@ -38,9 +38,14 @@ class OrderedCost:
         """Cost of the kernel without its accesses."""
         return self.of(walk).base(walk)
 
-    def access(self, number: int, walk: Walk, layout: Layout) -> float:
+    def access(self, number: int, walk: Walk, layout: Layout, image: bool = False) -> float:
         """Cost of one access, by its place in `buffers`, under a layout of its tensor."""
-        return self.of(walk).access(number, walk, layout)
+        return self.of(walk).access(number, walk, layout, image)
+
+    def single_lanes(self, number: int, walk: Walk, layout: Layout) -> bool:
+        """Whether an access is a write of less than a texel at a time."""
+        model = self.of(walk)
+        return model.is_write(number) and not model.writes_texels(number, walk, layout)
 
 
 def _same_accesses(one: KernelCost, other: KernelCost) -> bool:

@@ -11,6 +11,7 @@ an unrolled loop over that axis is one texel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,17 @@ def is_texture(buffer: Any) -> bool:
     """Whether the buffer lives in an image."""
     scope = str(buffer.ty.storage_scope)
     return scope == SCOPE or scope.startswith(f"{SCOPE}-")
+
+
+def innermost(shape: Sequence[int | None]) -> int | None:
+    """The last dimension that has several elements, along which texels would lie."""
+    return next((d for d in reversed(range(len(shape))) if shape[d] != 1), None)
+
+
+def has_texels(shape: Sequence[int | None]) -> bool:
+    """Whether a buffer of this shape is a whole number of texels; open extents are None."""
+    dim = innermost(shape)
+    return dim is not None and None not in shape and (shape[dim] or 0) % LANES == 0
 
 
 def split_texels(kernel: Kernel) -> Kernel:

@@ -44,6 +44,8 @@ BROADCAST = 0.5
 GATHERED_LANE = 1.0
 SCATTERED_LANE = 2.0
 CONDITIONAL_LANE = 2.0
+# Lanes of a texel.
+LANES = 4
 # Taking a lane out of a vector and storing it, beyond what loading one takes.
 STORED_LANE = 2.0
 # A quotient and a remainder by the size of a block.
@@ -158,10 +160,13 @@ class KernelCost:
             return 1.0
         return max(1.0, BUSY / (self.items(walk) * (walk.width if walk.team else 1)))
 
-    def access(self, number: int, walk: Walk, layout: Layout) -> float:
-        """Cost of one access, by its place in `accesses`, under a layout of its tensor."""
+    def access(self, number: int, walk: Walk, layout: Layout, image: bool = False) -> float:
+        """Cost of one access, by its place in `accesses`, under a layout of its tensor.
+
+        `image` says that the tensor will be in an image.
+        """
         counts = self.count(number, walk, layout)
-        line = self.memory.line_cost
+        line = self.memory.image_line_cost if image else self.memory.line_cost
         if self.footprint(number, layout) <= self.memory.second_cache:
             line *= SECOND_CACHE
         vectors = self._vectors(walk)
@@ -198,6 +203,13 @@ class KernelCost:
             lines=items * lines,
             pages=items * pages,
         )
+
+    def writes_texels(self, number: int, walk: Walk, layout: Layout) -> bool:
+        """Whether a write goes to four elements side by side at a time."""
+        samples, run, width = self.followed(number, walk)
+        if walk.lane is not None:
+            return width >= LANES and self.stride(samples, walk, run, layout) == 1
+        return any(samples.stride((d,), layout) == 1 for d in walk.inner)
 
     def footprint(self, number: int, layout: Layout, unit: int | None = None) -> float:
         """Bytes of the units, lines unless told otherwise, that an access touches altogether."""

@@ -62,6 +62,8 @@ class Memory:
         Vector instructions that a line from memory is worth.
     subgroup : int
         Work-items in lock step.
+    image_line_cost : float
+        The same of a line through the caches of images; 0 where tensors are in buffers.
     """
 
     width: int
@@ -71,20 +73,27 @@ class Memory:
     second_cache: int
     line_cost: float
     subgroup: int
+    image_line_cost: float = 0.0
 
     @classmethod
     def of(cls, profile: DeviceProfile) -> Memory:
         """Figures of a profile."""
         width = profile.compute.vector_width
         line = profile.cache.line_bytes / profile.bandwidth.global_gbps
+        worth = profile.peak.float32_gflops / (2 * width)
+        images = 0.0
+        if profile.texture is not None and profile.texture.preferred:
+            rate = profile.bandwidth.texture_gbps or profile.bandwidth.global_gbps
+            images = profile.cache.line_bytes / rate * worth
         return cls(
             max(width, profile.compute.register_tile[1]),
             profile.compute.register_tile[0],
             profile.cache.line_bytes,
             profile.cache.buffer_l1_bytes,
             profile.cache.l2_bytes,
-            line * profile.peak.float32_gflops / (2 * width),
+            line * worth,
             profile.work_group.subgroup_size,
+            images,
         )
 
 

@@ -11,6 +11,7 @@ from tvm.relax import op
 
 from smartmem_tvm.analysis.layouts import LAYOUTS
 from smartmem_tvm.analysis.tensor_layouts import (
+    ALONG_LANES,
     STRIDE_ONE,
     count_readings,
     read_tensor_layouts,
@@ -162,7 +163,7 @@ def test_the_attribute_is_one_that_can_be_rewritten_to(make, solver, profile):
     chosen = selected(mod, profile, solver)
     relax.analysis.well_formed(chosen)
     maps = [func.attrs.get(LAYOUTS) for func in kernels(chosen)]
-    assert any(maps)
+    assert any(maps) or profile == "adreno-740"  # row by row all of them may be images
     for func, found in zip(kernels(chosen), maps, strict=True):
         for parameter, index_map in zip(func.params, found or (), strict=bool(found)):
             if index_map is not None:
@@ -251,15 +252,14 @@ def test_a_target_that_no_profile_made_gets_cautious_figures(target):
     assert unexplained(read_tensor_layouts(chosen)) == []
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_second_copy_says_whose_it_is_and_what_it_saves(profile):
+def test_a_second_copy_says_whose_it_is_and_what_it_saves():
     square = weights(256, 256)
 
     def body(x, a):
         both_ways = op.matmul(op.exp(x), square)
         return op.matmul(a, both_ways), op.matmul(op.exp(a), op.permute_dims(both_ways))
 
-    found = records(selected(fused(body, (256, 256), (256, 256)), profile))
+    found = records(selected(fused(body, (256, 256), (256, 256))))
     (copy,) = [tensor for tensor in found.values() if tensor.copies]
     tensor = found[copy.name.removesuffix("_copy")]
     assert copy.copies == copy.bytes == tensor.bytes == 256 * 256 * 4
@@ -269,3 +269,19 @@ def test_a_second_copy_says_whose_it_is_and_what_it_saves(profile):
     assert copy.reason.endswith("% less")
     assert [len(t.readings) for t in (tensor, copy)] == [1, 1]
     assert {t.readings[0].how for t in (tensor, copy)} <= STRIDE_ONE
+
+
+def test_what_will_be_an_image_is_written_by_whole_texels():
+    """Weights lie for a product that writes its rows, not for one that reads along them."""
+    weight = weights(64, 40)
+
+    def body(x):
+        return op.nn.softmax(op.matmul(op.nn.softmax(x), weight)) * const(2.0)
+
+    mod = selected(fused(body, (17, 64)), "adreno-740")
+    found = records(mod)
+    tensors = [t for t in found.values() if not t.constant and not t.forced]
+    assert tensors
+    assert all(t.row_by_row for t in tensors)  # 17 rows are no whole texels
+    (product,) = (t for t in found.values() if t.constant and t.shape == (64, 40))
+    assert {reading.how for reading in product.readings} == {ALONG_LANES}

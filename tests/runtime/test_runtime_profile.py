@@ -59,9 +59,11 @@ def test_more_work_takes_longer(opencl_device, tensor):
     spin = spin_kernel()
     spin(tensor, 1, 8, 32)
     with runtime.profile(opencl_device) as records:
-        for rounds in (10, 4000):
+        for rounds in (10, 4000) * 15:
             spin(tensor, rounds, 8, 32)
-    assert records[1].device_us > 5 * records[0].device_us
+    # Of several, as another process may hold the processor during any one.
+    little, much = (min(r.device_us for r in records[first::2]) for first in (0, 1))
+    assert much > 5 * little
 
 
 @pytest.mark.device

@@ -15,6 +15,9 @@ them, its producer included.
 Solvers (:mod:`smartmem_tvm.analysis.layout_choice`): ``exact`` eliminates the tensors one by one
 and falls back on ``greedy``, which decides tensor after tensor, where a table grows too large.
 
+Where the device prefers images, tensors take layouts that are whole texels if they have any, and a
+kernel writes them by vectors (:class:`MapTextures`).
+
 Legal for tensors that only kernels with stages touch. Parameters and results of the graph, what
 opaque operators touch, and what a kernel without stages touches stay row by row.
 

@@ -12,16 +12,15 @@ in the output already are not repeated unless named.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tvm
+from counted_models import count_models
 from footprint_graph import Graph, read_graph
 from footprint_plan import Plan, Planner
 from footprint_variants import join_attention, split_normalisations
@@ -33,7 +32,6 @@ from tvm import relax
 from smartmem_tvm import zoo
 from smartmem_tvm.analysis import list_kernels
 from smartmem_tvm.analysis.traffic import compulsory, footprint
-from smartmem_tvm.bench.machine import commit
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.pipeline import as_target
 
@@ -231,12 +229,6 @@ def known_of_tvm() -> dict[str, int]:
     }
 
 
-def _write(document: dict[str, Any], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _names() -> list[str]:
     listed = [str(entry["name"]) for entry in zoo.list_models()]
     return [f"{name}/{'small' if name in TOO_LARGE else 'full'}" for name in listed]
@@ -244,24 +236,8 @@ def _names() -> list[str]:
 
 def main(note: Callable[[str], None]) -> int:
     """Count what is missing, write after every model, print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="*", metavar="NAME/SIZE")
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE")
-    parser.add_argument("--table", action="store_true", help="print what there is, count nothing")
-    arguments = parser.parse_args()
-    document: dict[str, Any] = {"schema": SCHEMA, "models": {}}
-    if arguments.output.exists():
-        document = json.loads(arguments.output.read_text(encoding="utf-8"))
-    models = document["models"]
-    wanted = [] if arguments.table else arguments.models or [n for n in _names() if n not in models]
     known = known_of_tvm()
-    for name in wanted:
-        note(name)
-        models[name] = {"commit": commit(), **count(name, known)}
-        document["models"] = models = dict(sorted(models.items()))
-        _write(document, arguments.output)
+    models = count_models(__doc__, OUTPUT, SCHEMA, _names(), lambda name: count(name, known), note)
     console = Console(width=160)
     console.print(table(models, activations=False))
     console.print(table(models, activations=True))

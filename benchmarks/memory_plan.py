@@ -13,9 +13,6 @@ is compiled or run. Models that are in the output already are not repeated unles
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from counted_models import count_models
 from rich.console import Console
 from rich.table import Table
 from staged_module import module_before
@@ -32,7 +30,6 @@ from tvm import relax
 from smartmem_tvm import zoo
 from smartmem_tvm.analysis.liveness import read_liveness
 from smartmem_tvm.analysis.memory_colouring import Item, colour, live_peak, lower_bound, total
-from smartmem_tvm.bench.machine import commit
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.pipeline import as_target
 
@@ -128,12 +125,6 @@ def table(models: dict[str, dict[str, Any]]) -> Table:
     return shown
 
 
-def _write(document: dict[str, Any], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _names() -> list[str]:
     small = [f"{entry['name']}/small" for entry in zoo.list_models()]
     return [*small, *(f"{name}/full" for name in FULL)]
@@ -141,23 +132,7 @@ def _names() -> list[str]:
 
 def main(note: Callable[[str], None]) -> int:
     """Count what is missing, write after every model, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="*", metavar="NAME/SIZE")
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE")
-    parser.add_argument("--table", action="store_true", help="print what there is, count nothing")
-    arguments = parser.parse_args()
-    document: dict[str, Any] = {"schema": SCHEMA, "models": {}}
-    if arguments.output.exists():
-        document = json.loads(arguments.output.read_text(encoding="utf-8"))
-    models = document["models"]
-    wanted = [] if arguments.table else arguments.models or [n for n in _names() if n not in models]
-    for name in wanted:
-        note(name)
-        models[name] = {"commit": commit(), **count(name)}
-        document["models"] = models = dict(sorted(models.items()))
-        _write(document, arguments.output)
+    models = count_models(__doc__, OUTPUT, SCHEMA, _names(), count, note)
     Console(width=160).print(table(models))
     return 0
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from counted_models import write_text
 
 from smartmem_tvm import zoo
 from smartmem_tvm.bench.runners.adreno_faults import mended_pipeline
@@ -71,7 +72,7 @@ def main() -> None:
             rows.append(row)
             print(f"{model} {runner}: {_short(row)}", file=sys.stderr, flush=True)
             if args.output:
-                args.output.write_text(json_text(rows), encoding="utf-8")
+                write_text(json_text(rows), args.output)
     show(rows)
 
 

@@ -203,7 +203,7 @@ class ProblemBuilder:
                 costs = self._costs(global_var, model, accesses, layouts, self._images(buffer))
                 free.append(Operand(buffer, layouts, costs))
         if self.memory.image_line_cost:
-            self._write_texels(node, model, places, base, free, own)
+            self._write_texels(model, places, base, free, own)
         kept = _undominated(base, free, own)
         for operand in (*free, *own):
             operand.costs = operand.costs[kept]
@@ -211,7 +211,6 @@ class ProblemBuilder:
 
     def _write_texels(
         self,
-        node: Node,
         model: OrderedCost,
         places: dict[Any, list[int]],
         base: Costs,

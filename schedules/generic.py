@@ -33,8 +33,7 @@ class Generic:
     def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule:
         """Return a schedule; raise RuleDeclined with the reason."""
         limits = limits_of(target)
-        kernel = read_kernel(func)
-        kernel = split_texels(kernel)
+        kernel = split_texels(read_kernel(func))
         tile = Tile(group=min(limits.max_group, 64))
         texel = axis_of_texels(kernel)
         if texel is not None:

@@ -20,14 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also list every operator with its class, its fate and its kernel",
     )
-    parser.add_argument(
-        "--disable",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="leave a mechanism of the pipeline out (eliminate, merge, fuse, layouts, simplify); "
-        "may be given several times",
-    )
+    options.add_disable(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -61,6 +61,18 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_disable(parser: argparse.ArgumentParser) -> None:
+    """Add the option that leaves mechanisms of the pipeline out."""
+    parser.add_argument(
+        "--disable",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave a mechanism of the pipeline out (eliminate, merge, fuse, layouts, textures, "
+        "simplify); may be given several times",
+    )
+
+
 def add_host(parser: argparse.ArgumentParser) -> None:
     """Add the options of the machine that drives the device."""
     parser.add_argument(

@@ -28,14 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="simulate about N work-groups of each launch and estimate the others (default: all)",
     )
-    parser.add_argument(
-        "--disable",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="leave a mechanism of the pipeline out, as in `smartmem explain`; may be given "
-        "several times",
-    )
+    options.add_disable(parser)
     options.add_common(parser)
 
 

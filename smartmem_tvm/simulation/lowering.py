@@ -24,12 +24,12 @@ from tvm.s_tir.backend.adreno.transform import TextureFlatten
 from tvm_ffi import structural_walk
 
 from ..analysis.expressions import dtype_of, static
+from ..analysis.liveness import image_of
+from ..analysis.texels import is_texture
 from ..errors import SmartMemError
 from ..passes import StageTextureStores
 from .cache_model import Memory
 
-_TEXTURE = "global.texture"
-_LANES = 4
 _BUFFER_DATA = tvm.ir.Op.get("tirx.buffer_data")
 
 
@@ -130,16 +130,16 @@ def describe(buffer: Any) -> Memory:
     dtype = tvm.DataType(dtype_of(buffer))
     element = max(1, dtype.bits * dtype.lanes // 8)
     size = math.prod(shape) * element
-    scope = str(buffer.ty.storage_scope)
-    if not scope.startswith(_TEXTURE):
+    image = None
+    if is_texture(buffer):
+        image = image_of(str(buffer.ty.storage_scope), list(buffer.ty.shape), dtype_of(buffer))
+    if image is None:
         return Memory(buffer.name, size, element)
-    # TVM's conventions for the axis that ends the rows: see the runtime's memory.cc.
-    rows = {"global.texture-weight": 1, "global.texture-nhwc": 2}.get(scope, len(shape) - 2)
     return Memory(
         buffer.name,
         size,
-        _LANES * element,
-        width=math.prod(shape[rows:-1]),
-        height=shape[rows - 1],
-        layers=math.prod(shape[: rows - 1]),
+        image.texel_bytes,
+        width=image.columns,
+        height=image.rows,
+        layers=image.layers,
     )

@@ -8,10 +8,13 @@
 
 For each model, size and profile, in a process of its own: work-groups are legal on the strictest
 built-in profile, every access to device memory is inside of a launch, indices are 32 bits wide
-where no tensor holds 64-bit integers and NarrowIndices states no reason, no barrier is in a branch
-of some work-items, a kernel's OpenCL C has fewer than 64 KiB, and arguments and local memory are
-within the profile's limits. Prints a table and the largest sources, writes JSON,
-and ends with status 1 if a limit is broken.
+where NarrowIndices states no reason (``wide`` in the JSON), no barrier is in a branch of some
+work-items, a kernel's OpenCL C has fewer than 64 KiB, arguments are within the strictest
+profile's limit, images too, and local memory within the profile's. Where there is a clang on PATH
+(``clang``, else ``clang-NN``), it has to accept each kernel's source as the runtime compiles it, as
+OpenCL C 1.2 and 2.0, with half precision where the profile has it; where there is none, the column
+``clang`` says ``skipped``. Prints a table and the largest sources, writes JSON, and ends with
+status 1 if a limit is broken.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def measure(model: str, profile_name: str, dtype: str) -> dict[str, Any]:
     from smartmem_tvm.devices import load_profile
     from smartmem_tvm.frontend import import_model
 
-    profile = load_profile(profile_name)
+    profile = load_profile(profile_name)  # a name or a file
     mod = module_before("lower", import_model(f"zoo:{model}").mod, profile.target(), dtype=dtype)
     found = check_module(mod, profile)
     found["sources"] = found["sources"][:LISTED]
@@ -58,19 +61,24 @@ def largest_sources(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print tables of rows and of the largest sources, and what breaks a limit."""
-    console = Console()
-    numbers = ("kernels", "largest_group", "most_arguments", "most_local_bytes")
+    console = Console(width=max(Console().width, 120))
+    numbers = ("largest_program", "kernels", "largest_group", "most_arguments", "most_images")
     table = Table("model", "profile", "dtype")
-    for title in ("source", "kernels", "group", "arguments", "local", "broken"):
+    titles = ("source", "program", "kernels", "group", "arguments", "images", "local", "clang")
+    for title in (*titles, "broken"):
         table.add_column(title, justify="right")
     for row in rows:
         size = row["sources"][0][0] if row["sources"] else 0
-        cells = [size, *(row[name] for name in numbers), len(row["violations"])]
+        accepted = row["clang"].get("accepted", "skipped")
+        cells = [size, *(row[name] for name in numbers), row["most_local_bytes"], accepted]
+        cells.append(len(row["violations"]))
         table.add_row(row["model"], row["profile"], row["dtype"], *map(str, cells))
     largest = Table("bytes", "kernel", "model", "profile", title="largest sources")
     for entry in largest_sources(rows):
         largest.add_row(*(str(value) for value in entry.values()))
     console.print(table, largest)
+    for reason in sorted({row["clang"].get("skipped", "") for row in rows} - {""}):
+        print(f"clang: skipped, {reason}")
     for row in rows:
         for line in row["violations"]:
             print(f"{row['model']} for {row['profile']}: {line}")

@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import tvm
+from clang_check import ABSENT, find_clang, refusals, split_programs
 from tvm import tirx
-from tvm.ir.expr import TensorLoad
-from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis import accesses_outside_launches, find_launches, is_host_function
 from smartmem_tvm.devices import DeviceProfile, built_in_profiles
 from smartmem_tvm.execution import opencl_modules
-from smartmem_tvm.passes.narrow_indices import WIDE, WIDE_TYPES
+from smartmem_tvm.passes.narrow_indices import WIDE
 
 LARGEST_SOURCE = 64 * 1024
+# What every device with images allows a kernel, OpenCL 2.0 and later.
+IMAGES = {"read": 128, "write": 64}
 LONG = re.compile(r"\b(?:convert_)?u?long\d*\b")
+# A result may be 64 bits wide: the value that is stored there.
+_STORED_LONG = re.compile(r"(\] = |store\d+\()\(*(?:convert_)?u?long\d*\b")
 _BYTES = {"char": 1, "bool": 1, "short": 2, "half": 2, "int": 4, "float": 4, "long": 8, "double": 8}
 _LOCAL = re.compile(r"__local (?:u?)([a-z]+?)(\d*) \w+\[(\d+)\]")
 
 
 @dataclass(frozen=True)
 class Strictest:
-    """The smallest limits of work-groups among profiles."""
+    """The smallest limits of work-groups and of a kernel's arguments among profiles."""
 
     size: int
     dims: tuple[int, ...]
+    arguments: int
 
     @classmethod
     def of(cls, profiles: Iterable[DeviceProfile]) -> Strictest:
         """Take them from profiles."""
+        profiles = list(profiles)
         groups = [profile.work_group for profile in profiles]
         dims = zip(*(group.max_dims for group in groups), strict=True)
-        return cls(min(group.max_size for group in groups), tuple(min(each) for each in dims))
+        return cls(
+            min(group.max_size for group in groups),
+            tuple(min(each) for each in dims),
+            min(profile.compute.max_kernel_arguments for profile in profiles),
+        )
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,18 @@ class SourceKernel:
     text: str
 
     @property
-    def arguments(self) -> int:
-        """Parameters of the kernel."""
+    def _signature(self) -> str:
         signature = self.text[self.text.index("(", self.text.index(self.name)) :]
-        return signature[: signature.index(")")].count(",") + 1
+        return signature[: signature.index(")")]
+
+    @property
+    def arguments(self) -> int:
+        """Parameters of the kernel, images too."""
+        return self._signature.count(",") + 1
+
+    def images(self, access: str) -> int:
+        """Parameters that are images to ``read`` or to ``write``."""
+        return len(re.findall(rf"__{access}_only\s+image", self._signature))
 
     @property
     def local_bytes(self) -> int:
@@ -62,13 +79,16 @@ class SourceKernel:
 
     @property
     def wide_line(self) -> str | None:
-        """The first line of the body with 64-bit integers, but for a counter that nothing reads."""
+        """The first line of the body that computes with 64-bit integers.
+
+        A counter that nothing reads may be as wide, and what is stored in a result.
+        """
         body = self.text[self.text.index("{") :]
         for line in body.splitlines():
             counter = re.match(r"\s*for \(long (\w+) = ", line)
             if counter and len(re.findall(rf"\b{counter[1]}\b", body)) == 3:
                 continue
-            if LONG.search(line):
+            if LONG.search(_STORED_LONG.sub("=", line)):
                 return line.strip()
         return None
 
@@ -130,14 +150,17 @@ def check_module(
     profile
         Device profile that it was scheduled for.
     strictest
-        Limits of work-groups that all kernels must keep; of all built-in profiles by default.
+        Limits that all kernels must keep; of all built-in profiles by default.
 
     Returns
     -------
     dict
         ``functions``, ``kernels``, ``sources`` (bytes and name, the largest first),
-        ``largest_group``, ``most_arguments``, ``most_local_bytes``, ``wide`` (why indices of a
-        function are left 64 bits wide), and ``violations``, a line each.
+        ``largest_group``, ``most_arguments``, ``most_images``, ``most_local_bytes``,
+        ``largest_program`` (what the driver compiles for a kernel: declarations of all others,
+        too), ``wide`` (why indices of a function are left 64 bits wide), ``clang`` (the compiler's
+        ``version`` and how many kernels it ``accepted``, or why it was ``skipped``), and
+        ``violations``, a line each.
     """
     limits = strictest or Strictest.of(built_in_profiles())
     target = profile.target()
@@ -148,22 +171,28 @@ def check_module(
         said, sizes = launch_violations(func, limits)
         violations += [f"{name}: {line}" for line in said]
         groups += sizes
-    kernels = _generated(functions, target)
+    texts = _generated(functions, target)
+    kernels = [kernel for text in texts for kernel in source_kernels(text)]
+    programs = {name: code for text in texts for name, code in split_programs(text).items()}
     narrow = {name for name, func in functions.items() if indices_are_narrow(func)}
     for kernel in kernels:
         function = re.sub(r"_kernel(_\d+)?$", "", kernel.name)
-        said = source_violations(kernel, profile, function in narrow)
+        said = source_violations(kernel, profile, function in narrow, limits)
         violations += [f"{kernel.name}: {line}" for line in said]
+    clang, refused = clang_check(programs, profile)
     sources = sorted(((len(k.text.encode()), k.name) for k in kernels), reverse=True)
     return {
         "functions": len(functions),
         "kernels": len(kernels),
         "largest_group": max(groups),
         "most_arguments": max((k.arguments for k in kernels), default=0),
+        "most_images": max((k.images("read") + k.images("write") for k in kernels), default=0),
         "most_local_bytes": max((k.local_bytes for k in kernels), default=0),
+        "largest_program": max((len(code.encode()) for code in programs.values()), default=0),
         "sources": [list(entry) for entry in sources],
         "wide": {n: reason for n, f in functions.items() if (reason := wide_reason(f))},
-        "violations": violations,
+        "clang": clang,
+        "violations": violations + program_violations(programs) + refused,
     }
 
 
@@ -197,30 +226,50 @@ def wide_reason(func: tirx.PrimFunc) -> str | None:
 
 
 def indices_are_narrow(func: tirx.PrimFunc) -> bool:
-    """Whether indices are to be 32 bits wide.
-
-    Not where a tensor holds wider integers, nor where NarrowIndices says why it left them.
-    """
-    if wide_reason(func) is not None:
-        return False
-    touched: list[Any] = list(func.params)
-
-    def visit(access: Any) -> None:
-        touched.append(access.source if isinstance(access, TensorLoad) else access.buffer)
-
-    structural_walk(func.body, ((TensorLoad, tirx.BufferStore), visit))
-    return not any(str(getattr(tensor, "dtype", "")) in WIDE_TYPES for tensor in touched)
+    """Whether indices are to be 32 bits wide: where NarrowIndices says not why it left them."""
+    return wide_reason(func) is None
 
 
-def source_violations(kernel: SourceKernel, profile: DeviceProfile, narrow: bool) -> list[str]:
+def clang_check(
+    programs: Mapping[str, str], profile: DeviceProfile
+) -> tuple[dict[str, Any], list[str]]:
+    """What clang was, or why there was none, and a line for each kernel that it refuses."""
+    clang = find_clang()
+    if clang is None:
+        return {"skipped": ABSENT}, []
+    refused = refusals(programs, profile.compute.fp16, clang)
+    lines = [f"{name}: refused by clang: {message}" for name, message in refused.items()]
+    return {"version": clang.version, "accepted": len(programs) - len(refused)}, lines
+
+
+def program_violations(programs: Mapping[str, str]) -> list[str]:
+    """Kernels whose source is short enough alone, but not as the driver gets it."""
+    said = []
+    for name, code in programs.items():
+        size = len(code.encode())
+        alone = sum(len(kernel.text.encode()) for kernel in source_kernels(code))
+        if size >= LARGEST_SOURCE > alone:
+            said.append(
+                f"{name}: {size} bytes of source, {alone} of them its own, "
+                f"{LARGEST_SOURCE - 1} at most"
+            )
+    return said
+
+
+def source_violations(
+    kernel: SourceKernel, profile: DeviceProfile, narrow: bool, limits: Strictest | None = None
+) -> list[str]:
     """What is wrong with the source of a kernel; with 64-bit integers too where it is `narrow`."""
+    most_arguments = profile.compute.max_kernel_arguments if limits is None else limits.arguments
     said = []
     size = len(kernel.text.encode())
     if size >= LARGEST_SOURCE:
         said.append(f"{size} bytes of source, {LARGEST_SOURCE - 1} at most")
-    if kernel.arguments > profile.compute.max_kernel_arguments:
-        most = profile.compute.max_kernel_arguments
-        said.append(f"{kernel.arguments} arguments, {most} at most")
+    if kernel.arguments > most_arguments:
+        said.append(f"{kernel.arguments} arguments, {most_arguments} at most")
+    for access, most in IMAGES.items():
+        if kernel.images(access) > most:
+            said.append(f"{kernel.images(access)} images to {access}, {most} at most")
     if kernel.local_bytes > profile.local_memory.bytes:
         most = profile.local_memory.bytes
         said.append(f"{kernel.local_bytes} bytes of local memory, {most} at most")
@@ -231,16 +280,19 @@ def source_violations(kernel: SourceKernel, profile: DeviceProfile, narrow: bool
     return said
 
 
-def _generated(functions: dict[str, Any], target: tvm.target.Target) -> list[SourceKernel]:
-    """Kernels as generated for each function."""
+def _generated(functions: dict[str, Any], target: tvm.target.Target) -> list[str]:
+    """OpenCL C as generated for all functions, a text for each module."""
     if not functions:
         return []
     named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
     library = tvm.compile(tvm.IRModule(named), target=target, tir_pipeline="smartmem").mod
-    return library_kernels(library)
+    return _texts(library)
+
+
+def _texts(library: tvm.runtime.Module) -> list[str]:
+    return [module.inspect_source() for module in opencl_modules(library)]
 
 
 def library_kernels(library: tvm.runtime.Module) -> list[SourceKernel]:
     """Kernels of a compiled library."""
-    texts = [module.inspect_source() for module in opencl_modules(library)]
-    return [kernel for text in texts for kernel in source_kernels(text)]
+    return [kernel for text in _texts(library) for kernel in source_kernels(text)]

@@ -15,9 +15,10 @@ that has it in its shapes. What is kept has the bounds of all that is stored the
 part of an index is taken to be below 2**30 in magnitude, as no element is further away.
 
 Legal when every symbol of the function has a bound at every call, no buffer has 2**31 elements or
-more, no integer that is computed passes 32 bits, and no buffer holds 64-bit integers (TVM cannot
-tell data from indices then). A function that is left as it is has the reason in its attribute
-``smartmem.wide_indices``. Functions with neither symbols nor integers to read are TVM's to narrow.
+more, no integer that is computed passes 32 bits, and 64-bit data only says where an element is
+(``_narrow_data.py``; TVM narrows no function with such data). A function that is left as it is has
+the reason in its attribute ``smartmem.wide_indices``. Functions without symbols, integers to read
+and 64-bit results are TVM's to narrow.
 
 Requires: scheduled functions, called through ``call_tir``; inputs within their bounds.
 Guarantees: the same values; symbols, loops and indices of a narrowed function are 32 bits wide.
@@ -25,6 +26,7 @@ Guarantees: the same values; symbols, loops and indices of a narrowed function a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -33,12 +35,13 @@ from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock
 from tvm_ffi import structural_map, structural_walk
 
+from ._narrow_data import WIDE_TYPES, hold_narrow
+
 BOUNDS = "tir_var_upper_bound"
 WIDE = "smartmem.wide_indices"
 CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 LIMIT = 2**31
 DATA_LIMIT = 2**30
-WIDE_TYPES = ("int64", "uint64")
 ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
 
 # Largest value of each symbol; None where it is not known.
@@ -55,16 +58,23 @@ class NarrowIndices:
         mod = mod.clone()
         for gv, symbols in largest.items():
             func = mod[gv]
-            if not symbols and not _reads_integers(func):
+            if not symbols and not _has_integers(func):
                 continue
-            reason = _refusal(func, symbols)
-            mod.update_func(gv, _narrowed(func) if reason is None else func.with_attr(WIDE, reason))
+            narrow = _narrowed(func, symbols)
+            mod.update_func(gv, func.with_attr(WIDE, narrow) if isinstance(narrow, str) else narrow)
         return mod
 
 
-def _narrowed(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    alone = tvm.IRModule({"main": func})
-    return tirx.transform.ForceNarrowIndexToInt32()(alone)["main"]
+def _narrowed(func: tirx.PrimFunc, symbols: Largest) -> tirx.PrimFunc | str:
+    """The function with indices of 32 bits, or why they stay as wide as they are."""
+    held = hold_narrow(func)
+    if isinstance(held, str):
+        return held
+    reason = _refusal(held.func, symbols, held.kept)
+    if reason is not None:
+        return reason
+    alone = tvm.IRModule({"main": held.func})
+    return held.released(tirx.transform.ForceNarrowIndexToInt32()(alone)["main"])
 
 
 def _symbols_of_calls(mod: tvm.IRModule) -> dict[Any, Largest]:
@@ -133,7 +143,7 @@ def _largest(actual: Any, analyzer: tvm.sym.Analyzer, known: set[Any]) -> int | 
     return int(analyzer.const_int_bound(actual).max_value)
 
 
-def _refusal(func: tirx.PrimFunc, symbols: Largest) -> str | None:
+def _refusal(func: tirx.PrimFunc, symbols: Largest, parts: frozenset[Any]) -> str | None:
     """Why indices stay as wide as they are; None where 32 bits hold all of them."""
     analyzer = tvm.sym.Analyzer()
     for symbol, value in symbols.items():
@@ -141,15 +151,13 @@ def _refusal(func: tirx.PrimFunc, symbols: Largest) -> str | None:
             return f"the symbolic extent '{symbol.name}' has no declared upper bound"
         analyzer.update(symbol, tvm.sym.ConstIntBound(1, value))
     for buffer in _buffers(func):
-        if str(buffer.dtype) in WIDE_TYPES:
-            return f"'{buffer.name}' holds {buffer.dtype}"
         elements = tirx.const(1, "int64")
         for extent in buffer.shape:
             elements = elements * tirx.Cast("int64", extent)
         most = int(analyzer.const_int_bound(elements).max_value)
         if most >= LIMIT:
             return f"'{buffer.name}' has up to {most} elements, more than 32 bits can number"
-    return _wide_part(func, analyzer)
+    return _wide_part(func, analyzer, parts)
 
 
 def _buffers(func: tirx.PrimFunc) -> list[Any]:
@@ -164,7 +172,9 @@ def _buffers(func: tirx.PrimFunc) -> list[Any]:
     return list(found)
 
 
-def _wide_part(func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer) -> str | None:
+def _wide_part(
+    func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer, kept_parts: frozenset[Any]
+) -> str | None:
     """The first part of an index that 32 bits may not hold, in words."""
 
     def bind_iterators(block: SBlock) -> None:
@@ -179,22 +189,40 @@ def _wide_part(func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer) -> str | None:
 
     binders = [(tirx.For, bind_loop), (SBlock, bind_iterators), (tirx.Bind, bind_variable)]
     structural_walk(func.body, binders, order="pre")
-    kept = _kept_indices(func, analyzer)
-    parts = _parts_of_indices(func)
     data = tirx.Var("data", "int32")
     analyzer.update(data, tvm.sym.ConstIntBound(-DATA_LIMIT, DATA_LIMIT))
+    kept = _kept_indices(func, analyzer, {buffer: data for buffer in kept_parts})
+    cut = _parts_of_kept(func, kept_parts)
+    parts = _parts_of_indices(func) | cut
     wide: list[str] = []
 
     def check(expr: Any) -> None:
-        if str(expr.ty.dtype) in WIDE_TYPES and not wide:
+        if (str(expr.ty.dtype) in WIDE_TYPES or expr in cut) and not wide:
             bound = analyzer.const_int_bound(
                 _with_bounds(expr, kept, data if expr in parts else None)
             )
             if bound.min_value < -LIMIT or bound.max_value >= LIMIT:
                 wide.append(f"'{expr}' may be from {bound.min_value} to {bound.max_value}")
 
-    structural_walk(func.body, ((*ARITHMETIC, tirx.IntImm), check))
+    def check_cut(cast: tirx.Cast) -> None:
+        if str(cast.ty.dtype) == "int32":
+            check(cast.value)
+
+    checks = [((*ARITHMETIC, tirx.IntImm), check), (tirx.Cast, check_cut)]
+    structural_walk(func.body, checks)
     return wide[0] if wide else None
+
+
+def _parts_of_kept(func: tirx.PrimFunc, kept_parts: frozenset[Any]) -> set[Any]:
+    """Arithmetic of what is stored in the private buffers, which hold parts of indices."""
+    found: set[Any] = set()
+
+    def store(node: tirx.BufferStore) -> None:
+        if node.buffer in kept_parts:
+            structural_walk(node.value, (ARITHMETIC, found.add))
+
+    structural_walk(func.body, (tirx.BufferStore, store))
+    return found
 
 
 def _parts_of_indices(func: tirx.PrimFunc) -> set[Any]:
@@ -208,25 +236,38 @@ def _parts_of_indices(func: tirx.PrimFunc) -> set[Any]:
     return found
 
 
-def _kept_indices(func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer) -> dict[Any, Any]:
-    """A variable with the bounds of all that is stored, for each private buffer of integers."""
+def _kept_indices(
+    func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer, data: Mapping[Any, Any]
+) -> dict[Any, Any]:
+    """A variable with the bounds of all that is stored, for each private buffer of integers.
+
+    What is stored in those that `data` has is part of an index, and so is data there.
+    """
     kept: dict[Any, Any] = {}
     for buffer, values in _stores_of_integers(func).items():
-        bounds = [analyzer.const_int_bound(_with_bounds(value, kept)) for value in values]
+        bounds = [
+            analyzer.const_int_bound(_with_bounds(value, kept, data.get(buffer)))
+            for value in values
+        ]
         kept[buffer] = var = tirx.Var(buffer.name, str(buffer.dtype))
         low, high = min(b.min_value for b in bounds), max(b.max_value for b in bounds)
         analyzer.update(var, tvm.sym.ConstIntBound(low, high))
     return kept
 
 
-def _reads_integers(func: tirx.PrimFunc) -> bool:
+def _has_integers(func: tirx.PrimFunc) -> bool:
+    """Whether it reads integers or stores 64-bit ones."""
     found: list[Any] = []
 
-    def visit(load: TensorLoad) -> None:
-        if "int" in str(load.ty.dtype):
-            found.append(load)
+    def load(node: TensorLoad) -> None:
+        if "int" in str(node.ty.dtype):
+            found.append(node)
 
-    structural_walk(func.body, (TensorLoad, visit))
+    def store(node: tirx.BufferStore) -> None:
+        if str(node.buffer.dtype) in WIDE_TYPES:
+            found.append(node)
+
+    structural_walk(func.body, [(TensorLoad, load), (tirx.BufferStore, store)])
     return bool(found)
 
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from .detect import profile_for, profile_from_device, resolve_profile
 from .reader import profile_from_dict, read_profile
-from .registry import AUTO, built_in_profiles, list_profiles, load_profile, profile_from_target
+from .registry import (
+    AUTO,
+    built_in_profiles,
+    list_profiles,
+    load_profile,
+    profile_from_target,
+    register_profile,
+)
 from .schema import DeviceProfile, TextureLimits
 
 __all__ = [
@@ -23,5 +30,6 @@ __all__ = [
     "profile_from_dict",
     "profile_from_target",
     "read_profile",
+    "register_profile",
     "resolve_profile",
 ]

@@ -19,6 +19,7 @@ from .registry import (
     list_profiles,
     load_profile,
     profile_from_target,
+    unregistered_name,
 )
 
 
@@ -186,17 +187,34 @@ def resolve_profile(
 def profile_for(target: tvm.target.Target | None) -> schema.DeviceProfile:
     """Profile that a target was made from.
 
-    A target of ``auto`` gets the profile of the device of this machine. For what no profile made,
-    and for ``auto`` on a machine without a device, the figures are cautious: right on any GPU of
-    the last ten years.
+    For what no profile made the figures are cautious: right on any GPU of the last ten years. A
+    target of ``auto`` that another process made gets the profile of the device of this machine,
+    or the cautious one where there is none.
+
+    Raises
+    ------
+    DeviceError
+        For a target that another process made from a profile that is not built in: the target
+        holds limits but no bandwidths or tiles.
     """
-    found = None if target is None else profile_from_target(target)
-    if found is None and target is not None and str(target.attrs.get("model")) == AUTO:
+    if target is None:
+        return CAUTIOUS
+    found = profile_from_target(target)
+    if found is not None:
+        return found
+    name = unregistered_name(target)
+    if AUTO in (name, str(target.attrs.get("model"))):
         try:
-            found = resolve_profile(AUTO)
+            return resolve_profile(AUTO)
         except DeviceError:  # compiled for a device elsewhere, and this machine has none
-            found = None
-    return CAUTIOUS if found is None else found
+            return CAUTIOUS
+    if name is not None:
+        raise DeviceError(
+            f"the target was made from device profile '{name}', which is neither built in nor "
+            "known to this process: read its file with load_profile, call target() on it, and "
+            "compile for that target"
+        )
+    return CAUTIOUS
 
 
 def _texture(info: DeviceFacts, base: schema.DeviceProfile) -> schema.TextureLimits | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ from .reader import read_profile
 from .schema import DeviceProfile
 
 _FOLDER = Path(__file__).parent / "profiles"
+_MARK = "@"
+_registered: dict[str, DeviceProfile] = {}
 AUTO = "auto"
 
 
@@ -62,13 +66,40 @@ def built_in_profiles() -> list[DeviceProfile]:
     return [_built_in(name) for name in list_profiles()]
 
 
-def profile_from_target(target: tvm.target.Target) -> DeviceProfile | None:
-    """Return the built-in profile that made ``target``, or None for any other target.
+def register_profile(profile: DeviceProfile) -> str:
+    """Return what the profile's targets have as ``model``, and make the profile found by it.
+
+    A built-in profile goes by its name, any other by its name and a digest of what it says:
+    ``board@1f0c2a9be0d4``. A name alone would not do. A file may bear a built-in one's name, and
+    one that was edited and read again, or a profile made with ``dataclasses.replace``, bears that
+    of the profile it was: the targets of each keep figures of their own.
 
     Notes
     -----
-    A target made from a profile file or from ``auto`` carries limits but no bandwidths or tiles,
-    so it cannot be turned back: pass the profile itself.
+    ``DeviceProfile.target`` calls this. The digest is the same in every process, but a process
+    knows only the profiles whose targets it made itself.
     """
-    model = target.attrs.get("model")
-    return _built_in(str(model)) if model is not None and str(model) in list_profiles() else None
+    if profile.name in list_profiles() and profile == _built_in(profile.name):
+        return profile.name
+    tables = profile.to_dict()
+    del tables["sources"]  # for people, and no part of what makes profiles equal
+    text = json.dumps(tables, sort_keys=True)
+    model = f"{profile.name}{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    _registered[model] = profile
+    return model
+
+
+def profile_from_target(target: tvm.target.Target) -> DeviceProfile | None:
+    """Return the profile that made ``target`` in this process, or None for any other target.
+
+    A target of a built-in profile is recognised in every process.
+    """
+    model = str(target.attrs.get("model"))
+    found = _registered.get(model)
+    return _built_in(model) if found is None and model in list_profiles() else found
+
+
+def unregistered_name(target: tvm.target.Target) -> str | None:
+    """Name of the profile, none of the built-in ones, that made ``target`` in some process."""
+    name, mark, _ = str(target.attrs.get("model")).rpartition(_MARK)
+    return name if mark else None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import tvm
 from relax_graphs import graph, kernels
 from tvm import relax, tirx
+from tvm.ir.expr import TensorLoad
 from tvm.relax import op
 from tvm.s_tir import SBlock
 from tvm.script import tirx as T
 from tvm_ffi import structural_walk
 
-from smartmem_tvm.passes import NarrowIndices
+import smartmem_tvm
+from smartmem_tvm.passes import ClassifyOperators, FuseOperators, NarrowIndices
 from smartmem_tvm.passes.narrow_indices import WIDE
 from smartmem_tvm.schedules import ApplySchedules, schedule_rules
 
@@ -23,6 +28,14 @@ def scheduled(body, *inputs, **bounds):
     mod["main"] = mod["main"].with_attr("tir_var_upper_bound", bounds)
     with TARGET:
         return ApplySchedules(schedule_rules())(mod)
+
+
+def joined(body, *inputs, **bounds):
+    """Scheduled, elementwise operators in one kernel with what reads them."""
+    mod = graph(body, *inputs)
+    mod["main"] = mod["main"].with_attr("tir_var_upper_bound", bounds)
+    with TARGET:
+        return ApplySchedules(schedule_rules())(FuseOperators()(ClassifyOperators()(mod)))
 
 
 def narrowed(mod):
@@ -84,9 +97,80 @@ def test_bounds_come_from_the_calls_not_from_names():
     assert all(WIDE in func.attrs for func in kernels(mod))
 
 
-def test_64_bit_data():
-    func = narrowed(scheduled(lambda x, y: op.take(x, y, 0), (symbol(), 4), ((3,), "int64"), n=5))
-    assert func.attrs[WIDE] == "'x1' holds int64"
+def number(value):
+    return relax.const(value, "int64")
+
+
+def wide_values(func):
+    """Loops, indices and private integers of 64 bits."""
+    found = [buffer for buffer in allocated(func) if str(buffer.dtype) == "int64"]
+
+    def access(node):
+        found.extend(index for index in node.indices if "int64" in str(index.ty.dtype))
+
+    def loop(node):
+        if "int64" in str(node.loop_var.ty.dtype):
+            found.append(node)
+
+    structural_walk(func.body, [((TensorLoad, tirx.BufferStore), access), (tirx.For, loop)])
+    return found
+
+
+@pytest.mark.parametrize("table", [(50, 4), (symbol(), 4)])
+def test_64_bit_data_that_is_an_index(table):
+    def body(x, y):
+        return op.take(x, op.subtract(op.add(number(9), y), number(7)), 0)
+
+    (func,) = kernels(NarrowIndices()(joined(body, table, ((6,), "int64"), n=50)))
+    assert WIDE not in func.attrs
+    assert "int64" in [str(param.dtype) for param in func.params]
+    assert wide_values(func) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        (lambda y: op.floor_mod(y, number(8)), "may be an element for data of more than 32 bits"),
+        (lambda y: op.floor_divide(y, number(8)), "may be an element for data"),
+        (lambda y: op.maximum(y, number(0)), "may be an element for data"),
+        (lambda y: op.where(op.less(y, number(9)), y, number(9)), "may be an element for data"),
+        (lambda y: op.multiply(y, y), "may be an element for data"),
+        (lambda y: op.add(y, y), "may be an element for data"),
+        (lambda y: op.add(y, number(2**33)), "may be from"),
+    ],
+)
+def test_64_bit_data_that_may_not_fit(index, said):
+    mod = joined(lambda x, y: op.take(x, index(y), 0), (50, 4), ((6,), "int64"))
+    (func,) = kernels(NarrowIndices()(mod))
+    assert said in func.attrs[WIDE]
+    assert wide_values(func)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda y: op.add(y, number(1)),
+        lambda y: op.astype(y, "float32"),
+        lambda y: op.where(op.equal(y, number(2)), number(0), y),
+        lambda y: op.permute_dims(y),
+    ],
+)
+def test_64_bit_data_that_is_computed_with(body):
+    (func,) = kernels(NarrowIndices()(joined(body, ((6, 5), "int64"))))
+    assert re.search("' holds int64|may be an element for data", func.attrs[WIDE])
+
+
+def test_64_bit_results_are_cast_where_they_are_stored():
+    mod = joined(lambda x: op.argmax(x, 1), (12, 40))
+    for func in kernels(NarrowIndices()(mod)):
+        assert WIDE not in func.attrs
+        assert str(func.params[-1].dtype) == "int64"
+        assert wide_values(func) == []
+
+
+def test_a_result_that_does_not_fit_stays_wide():
+    (func,) = kernels(NarrowIndices()(joined(lambda x: op.astype(x, "int64"), (12, 40))))
+    assert "may be from" in func.attrs[WIDE]
 
 
 def test_32_bit_data_that_is_an_index():
@@ -129,3 +213,20 @@ def test_a_part_of_an_index_that_does_not_fit():
         builder.emit_func_output(builder.emit(relax.call_tir(called, [x], x.ty)))
     func = narrowed(builder.get())
     assert "may be from 0 to 2800000000" in func.attrs[WIDE]
+
+
+@pytest.mark.parametrize("profile", ["cpu", "adreno-740"])
+def test_64_bit_indices_on_a_device(profile, opencl_device):
+    def body(x, y):
+        counted = op.where(op.less(y, number(0)), op.add(y, number(50)), y)
+        return op.nn.softmax(op.take(x, counted, 0)), op.argmax(x, 1)
+
+    model = smartmem_tvm.compile(graph(body, (50, 8), ((6,), "int64")), profile)
+    assert "convert_int(" in "".join(model.sources.values())
+    x = np.random.default_rng(0).standard_normal((50, 8)).astype("float32")
+    y = np.array([3, -1, -50, 49, 0, 17])
+    rows, largest = model.run([x, y]).values()
+    expected = np.exp(x[y]) / np.exp(x[y]).sum(1, keepdims=True)
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(largest, x.argmax(1))
+    assert largest.dtype == np.int64

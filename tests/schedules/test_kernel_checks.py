@@ -43,6 +43,7 @@ def check_model(model, profile_name, tools):
     mod = staged_module.module_before("lower", imported.mod, profile.target())
     found = kernel_checks.check_module(mod, profile)
     assert found["violations"] == []
+    assert found["clang"].get("accepted", found["kernels"]) == found["kernels"]
     assert found["kernels"] >= found["functions"] > 0
     assert len(found["sources"]) == found["kernels"]
 
@@ -152,7 +153,7 @@ def on_the_host(x: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32")):
 )
 def test_illegal_launches_are_found(func, said, tools):
     kernel_checks, _ = tools
-    limits = kernel_checks.Strictest(512, (512, 512, 64))
+    limits = kernel_checks.Strictest(512, (512, 512, 64), 128)
     lines, _ = kernel_checks.launch_violations(func, limits)
     assert any(re.search(said, line) for line in lines), lines
 
@@ -183,7 +184,8 @@ def test_facts_of_a_kernel(tools):
 def test_strictest_limits_are_the_smallest_of_all_profiles(tools):
     kernel_checks, _ = tools
     profiles = [load_profile(name) for name in PROFILES]
-    assert kernel_checks.Strictest.of(profiles) == kernel_checks.Strictest(512, (512, 512, 64))
+    found = kernel_checks.Strictest.of(profiles)
+    assert found == kernel_checks.Strictest(512, (512, 512, 64), 128)
 
 
 def test_barriers_that_all_reach_are_legal(tools):
@@ -194,7 +196,7 @@ def test_barriers_that_all_reach_are_legal(tools):
 
 def test_kernels_are_found_in_their_file(tools):
     kernel_checks, _ = tools
-    text = "__kernel void a(__global int* x);\n__kernel void a(__global int* x) { x[0] = (long)1; }"
+    text = "__kernel void a(__global int* x);\n__kernel void a(__global int* x) { x[(long)1] = 1; }"
     (kernel,) = kernel_checks.source_kernels(text)
     assert (kernel.name, kernel.arguments) == ("a", 1)
     assert kernel.wide_line is not None
@@ -207,3 +209,131 @@ def test_a_counter_that_nothing_reads_may_be_wide(tools):
     assert unread.wide_line is None
     (read,) = kernel_checks.source_kernels(loop + "    x[r] += 1;\n  }\n}")
     assert read.wide_line is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "wide"),
+    [
+        ("y[get_local_id(0)] = (convert_long((convert_int(get_local_id(0)))));", False),
+        ("y[0] = (long)7;", False),
+        ("vstore4((convert_long4(v)), 0, y + 4);", False),
+        ("y[0] = ((convert_long(i)) * (long)2);", True),
+        ("y[(convert_long(i))] = (long)7;", True),
+        ("long i = (long)7;", True),
+        ("if ((long)32 <= i) {}", True),
+    ],
+)
+def test_what_is_stored_in_a_result_may_be_wide(line, wide, tools):
+    kernel_checks, _ = tools
+    (kernel,) = kernel_checks.source_kernels(f"__kernel void f(__global long* y) {{\n{line}\n}}")
+    assert (kernel.wide_line is not None) == wide
+
+
+def kernel_of(arguments, body="x[0] = 1;", name="f_kernel"):
+    return f"__kernel void {name}({', '.join(arguments)}) {{ {body} }}\n"
+
+
+def test_arguments_are_counted_with_images_and_against_all_profiles(tools):
+    kernel_checks, _ = tools
+    images = [f"__write_only image2d_array_t o{number}" for number in range(65)]
+    images += [f"__read_only image2d_array_t i{number}" for number in range(63)]
+    strictest = kernel_checks.Strictest(512, (512, 512, 64), 128)
+    profile = load_profile("nvidia-opencl")  # which allows more arguments
+
+    def said(arguments):
+        (kernel,) = kernel_checks.source_kernels(kernel_of(arguments))
+        return kernel_checks.source_violations(kernel, profile, True, strictest)
+
+    assert said(images[1:]) == []
+    assert said([*images, "__global int* x"]) == [
+        "129 arguments, 128 at most",
+        "65 images to write, 64 at most",
+    ]
+
+
+def test_declarations_of_other_kernels_count_as_source(tools):
+    kernel_checks, _ = tools
+    declared = "__kernel void g_kernel(__global int* x);\n" * 1600
+    own = kernel_of(["__global int* x"])
+    (said,) = kernel_checks.program_violations({"f_kernel": declared + own, "g_kernel": own})
+    size = len(declared + own)
+    assert size >= 64 * 1024
+    assert said == f"f_kernel: {size} bytes of source, {len(own)} of them its own, 65535 at most"
+
+
+@pytest.fixture
+def clang(tools):
+    found = sys.modules["clang_check"].find_clang()
+    if found is None:
+        pytest.skip("no clang on PATH")
+    return found
+
+
+INTS = ["__global int* x"]
+HALF = "#pragma OPENCL EXTENSION cl_khr_fp16 : enable\n"
+IMAGE = ["__read_only image2d_array_t i", "__global float* x"]
+WRITTEN = [INTS[0], "__write_only image2d_array_t i"]
+ACCEPTED = {
+    "half": HALF + kernel_of(["__global half* x"], "half4 v = vload4(0, x); x[0] = v.x * 2.0h;"),
+    "image": kernel_of(IMAGE, "const sampler_t s = 0; x[0] = read_imagef(i, s, (int4)(0)).x;"),
+    "declared": "__kernel void f_kernel(__global int* x);\n" + kernel_of(INTS),
+}
+REFUSED = {
+    "undeclared": (kernel_of(INTS, "x[0] = y;"), r"CL1.2: 1:\d+: error: use of undeclared.*'y'"),
+    "double": (kernel_of(INTS, "double y = 1; x[0] = y;"), "'double' requires cl_khr_fp64"),
+    "written": (kernel_of(WRITTEN, "x[0] = read_imagei(i, (int4)(0)).x;"), "error: no matching"),
+    "second": (kernel_of(INTS) + kernel_of(INTS), "error: redefinition of 'f_kernel'"),
+    "generic": (
+        "#if __OPENCL_VERSION__ >= 200\n" + kernel_of(["int* x"]) + "#endif",
+        r"CL2.0: 2:\d+: error: .*pointer",
+    ),
+}
+
+
+def test_clang_says_of_each_kernel_whether_it_is_opencl_c(clang, tools):
+    check = sys.modules["clang_check"]
+    programs = {**ACCEPTED, **{name: text for name, (text, _) in REFUSED.items()}}
+    said = check.refusals(programs, True, clang)
+    assert said.keys() == REFUSED.keys()
+    for name, (_, message) in REFUSED.items():
+        assert re.search(message, said[name]), said[name]
+    assert list(check.refusals(ACCEPTED, False, clang)) == ["half"]
+
+
+def test_what_clang_refuses_breaks_a_limit(clang, monkeypatch, tools):
+    kernel_checks, _ = tools
+    source = "// Function: f_kernel\n" + kernel_of(INTS)
+    source += "// Function: g_kernel\n" + kernel_of(INTS, "x[0] = nothing;", "g_kernel")
+    monkeypatch.setattr(kernel_checks, "_generated", lambda *_: [source])
+    mod = tvm.IRModule({"f": barrier_for_all, "g": barrier_for_all})
+    found = kernel_checks.check_module(mod, load_profile("adreno-740"))
+    (line,) = found["violations"]
+    assert line.startswith("g_kernel: refused by clang: CL1.2: 1:")
+    assert "'nothing'" in line
+    assert found["clang"] == {"version": clang.version, "accepted": 1}
+
+
+def test_without_clang_the_check_says_that_it_is_skipped(monkeypatch, capsys, tools):
+    kernel_checks, _ = tools
+    monkeypatch.setattr(kernel_checks, "find_clang", lambda: None)
+    mod = tvm.IRModule({"f": barrier_for_all})
+    found = kernel_checks.check_module(mod, load_profile("cpu"))
+    assert found["clang"] == {"skipped": "no clang and no clang-NN on PATH"}
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import check_kernels
+
+    check_kernels.show([{"model": "m", "profile": "cpu", "dtype": "float32", **found}])
+    assert "clang: skipped, no clang and no clang-NN on PATH" in capsys.readouterr().out
+
+
+def test_clang_with_the_highest_number_is_found(monkeypatch, tmp_path, tools):
+    check = sys.modules["clang_check"]
+    find = check.find_clang.__wrapped__  # the one that does not remember
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find() is None
+    for name in ("clang-9", "clang-14", "clang-format-15", "clang++-16"):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\necho '{name} of this test'\n")
+        path.chmod(0o755)
+    (tmp_path / "clang").write_text("no program")
+    assert find() == check.Clang(str(tmp_path / "clang-14"), "clang-14 of this test")

@@ -9,6 +9,7 @@ if __name__ == "passes":
     )
 
 from .bind_texels import BindTexels
+from .cast_to_half import CastToHalf
 from .classify_operators import ClassifyOperators
 from .concatenate_in_place import ConcatenateInPlace
 from .eliminate_layout_transforms import EliminateLayoutTransforms
@@ -35,6 +36,7 @@ from .verify_thread_binding import VerifyThreadBinding
 
 __all__ = [
     "BindTexels",
+    "CastToHalf",
     "ClassifyOperators",
     "ConcatenateInPlace",
     "EliminateLayoutTransforms",

@@ -12,6 +12,7 @@ from tvm import relax, tirx
 
 from .analysis import KernelInfo, list_kernels
 from .analysis.decisions import Decision, read_decisions
+from .analysis.half_storage import Choice, read_choices
 from .analysis.index_divisions import (
     COMPOSED_DIVISIONS,
     inner_divisions,
@@ -85,6 +86,8 @@ class Explanation:
     scheduled_readings: dict[str, int] = field(default_factory=dict)
     # Storages of tensors that are neither inputs, constants nor results, by memory scope.
     memory: Memory = field(default_factory=Memory)
+    # What the operators' results are stored as and why, where float16 was asked for.
+    half: tuple[Choice, ...] = ()
 
     @property
     def operand_readings(self) -> dict[str, int]:
@@ -98,6 +101,16 @@ class Explanation:
             "total": sum(tensor.bytes or 0 for tensor in self.tensors),
             "copies": sum(tensor.copies for tensor in self.tensors),
         }
+
+    @property
+    def float_bytes(self) -> dict[str, dict[str, int]]:
+        """Bytes of activations (inputs and results among them) and of constants, by dtype."""
+        found: dict[str, dict[str, int]] = {"activations": {}, "constants": {}}
+        for tensor in self.tensors:
+            if tensor.dtype.startswith("float"):
+                kind = found["constants" if tensor.constant else "activations"]
+                kind[tensor.dtype] = kind.get(tensor.dtype, 0) + (tensor.bytes or 0)
+        return found
 
     @property
     def layout_transforms(self) -> dict[str, Any]:
@@ -156,6 +169,7 @@ def explain(
     decisions: list[Decision] = []
     seconds: dict[str, float] = {}
     divisions: dict[str, int] = {}
+    half: tuple[Choice, ...] = ()
     with target:
         for name, passes in pipeline_stages(target, dtype, disable):
             if name == "lower":
@@ -167,7 +181,9 @@ def explain(
             start = time.perf_counter()
             mod = tvm.transform.Sequential(passes)(mod)
             seconds[name] = round(time.perf_counter() - start, 4)
-            if name == "legalise":
+            if name == "cast_to_half":
+                half = read_choices(mod)
+            elif name == "legalise":
                 operators = _list_operators(mod)
                 divisions["before"] = total_divisions(mod, written_divisions)
             elif name == "eliminate":
@@ -189,6 +205,7 @@ def explain(
         _with_kernels(mod, calls, scheduled),
         count(how for _, _, gv in calls for how in scheduled[gv].values()),
         memory,
+        half,
     )
 
 

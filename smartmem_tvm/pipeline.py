@@ -35,6 +35,7 @@ from tvm.tirx import compilation_pipeline
 from .errors import SmartMemError
 from .passes import (
     BindTexels,
+    CastToHalf,
     ClassifyOperators,
     ConcatenateInPlace,
     EliminateLayoutTransforms,
@@ -63,7 +64,6 @@ from .schedules import ApplySchedules, schedule_rules
 from .upstream import (
     Finaliser,
     adreno_tir_pipeline,
-    mixed_precision,
     register_opencl_functions,
     truncate_divisions,
 )
@@ -113,10 +113,10 @@ def _simplify(_target: Target) -> list[Pass]:
 
 
 def _cast_to_half(_target: Target) -> list[Pass]:
-    # Contractions and what lies between them become float16; they accumulate in float32, and
-    # normalisations, softmax and long reductions stay float32. Inputs and outputs keep their type.
+    # Tensors between kernels become float16 where that is safe; kernels compute in float32. Inputs
+    # and outputs keep their type.
     return [
-        mixed_precision(out_dtype="float32"),
+        CastToHalf(),
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
         relax.transform.CanonicalizeBindings(),

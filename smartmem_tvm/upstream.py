@@ -25,9 +25,6 @@ one makes a test fail and the workaround is removed.
 7. ``StaticPlanBlockMemory`` plans a texture as a flat number of bytes in the texture's scope, which
    no runtime can allocate, unless the target of its ``VDevice`` has the key "adreno". Workaround:
    :class:`smartmem_tvm.passes.PlanMemory`.
-8. ``ToMixedPrecision`` fails on a module that has a ``call_tir`` ("Expected TensorType, but got
-   R.Callable"), which importers emit for operators without a Relax counterpart, such as pad.
-   Workaround: :func:`mixed_precision`.
 9. dlight's ``Reduction`` rule keeps a result in a local buffer and maps the epilogue's loops to the
    work-items in another order when the reduction splits a spatial axis, as a grouped 1×1
    convolution does: work-items read what others hold, wrong values without an error
@@ -68,7 +65,7 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import relax, sym, tirx
+from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock
 from tvm.s_tir.schedule import ScheduleError
@@ -97,52 +94,6 @@ def register_opencl_functions() -> None:
             target="opencl",
             f=lambda call, name=name: tirx.call_pure_extern(str(call.ty.dtype), name, *call.args),
         )
-
-
-def mixed_precision(out_dtype: str) -> tvm.transform.Pass:
-    """``relax.transform.ToMixedPrecision`` for modules with ``call_tir`` too (fault 8).
-
-    While it runs, each ``call_tir(f, (a, b))`` is an ordinary call ``stand_in(a, b)``, whose
-    arguments and result keep their types.
-    """
-    call_tir = tvm.ir.Op.get("relax.call_tir")
-
-    @tvm.transform.module_pass(opt_level=0, name="smartmem.MixedPrecision")
-    def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        originals: dict[relax.Var, relax.Call] = {}
-
-        def hide(call: relax.Call) -> relax.Call:
-            if not call.op.same_as(call_tir):
-                return call
-            arguments = list(call.args[1].fields)
-            stand_in = relax.Var(
-                f"stand_in_{len(originals)}", relax.FuncType([a.ty for a in arguments], call.ty)
-            )
-            originals[stand_in] = call
-            return relax.Call(stand_in, arguments, ret_ty=call.ty)
-
-        def restore(call: relax.Call) -> relax.Call:
-            original = originals.get(call.op) if isinstance(call.op, relax.Var) else None
-            if original is None:
-                return call
-            arguments = [original.args[0], relax.Tuple(call.args), *original.args[2:]]
-            return relax.Call(
-                call_tir, arguments, original.attrs, original.ty_args, ret_ty=original.ty
-            )
-
-        mod = _map_calls(mod, hide)
-        mod = relax.transform.ToMixedPrecision(out_dtype=out_dtype)(mod)
-        return relax.transform.Normalize()(_map_calls(mod, restore))
-
-    return run
-
-
-def _map_calls(mod: tvm.IRModule, change: Callable[[relax.Call], relax.Call]) -> tvm.IRModule:
-    mod = mod.clone()
-    for gv, func in list(mod.functions.items()):
-        if isinstance(func, relax.Function):
-            mod.update_func(gv, tvm_ffi.structural_map(func, (relax.Call, change)))
-    return mod
 
 
 def nonnegative_dividends(tree: Any) -> Any:

@@ -32,7 +32,6 @@ from smartmem_tvm.upstream import (
     OPENCL_FUNCTIONS,
     _TextureAllocations,
     adreno_tir_pipeline,
-    mixed_precision,
     nonnegative_dividends,
     truncate_divisions,
 )
@@ -131,26 +130,6 @@ def test_fault_6_lowering_twice_fails():
 
 
 @I.ir_module
-class WithCallTir:
-    @T.prim_func(private=True, s_tir=True)
-    def pad(A: T.Buffer((4, 6), "float32"), C: T.Buffer((4, 8), "float32")):
-        for i, j in T.grid(4, 8):
-            with T.sblock("pad"):
-                vi, vj = T.axis.remap("SS", [i, j])
-                C[vi, vj] = T.if_then_else(vj < 6, A[vi, vj], T.float32(0))
-
-    @R.function
-    def main(x: R.Tensor((4, 6), "float32"), w: R.Tensor((6, 6), "float32")):
-        cls = WithCallTir
-        with R.dataflow():
-            product = R.matmul(x, w)
-            padded = R.call_tir(cls.pad, (product,), out_ty=R.Tensor((4, 8), "float32"))
-            y = R.exp(padded)
-            R.output(y)
-        return y
-
-
-@I.ir_module
 class IntoTexture:
     I.module_global_infos(
         {"vdevice": [I.vdevice(ADRENO, 0, "global"), I.vdevice(ADRENO, 0, "global.texture")]}
@@ -176,16 +155,6 @@ class IntoTexture:
             )
             R.output(y)
         return y
-
-
-def test_fault_8_mixed_precision_fails_on_call_tir():
-    with pytest.raises(tvm.error.InternalError, match="Expected TensorType"):
-        relax.transform.ToMixedPrecision(out_dtype="float32")(WithCallTir)
-    after = mixed_precision("float32")(WithCallTir)
-    relax.analysis.well_formed(after)  # raises when it is not
-    text = after.script()
-    assert 'out_ty=R.Tensor((4, 8), dtype="float32")' in text
-    assert 'R.Tensor((4, 6), dtype="float16")' in text
 
 
 def test_fault_7_textures_are_planned_as_flat_bytes_without_the_adreno_key():

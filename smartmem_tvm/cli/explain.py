@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
                 "tensors": found.tensors,
                 "tensor_bytes": found.tensor_bytes,
                 "memory": found.memory.scopes,
+                **_half(found, args.dtype),
                 "operand_readings": found.operand_readings,
                 "scheduled_readings": found.scheduled_readings,
                 "traffic_bytes": traffic,
@@ -91,6 +92,12 @@ def run(args: argparse.Namespace) -> int:
                     for scope, m in found.memory.scopes.items()
                 },
                 **{
+                    f"{kind} in {dtype}, bytes": size
+                    for kind, sizes in found.float_bytes.items()
+                    if args.dtype == "float16"
+                    for dtype, size in sizes.items()
+                },
+                **{
                     f"{name} traffic, bytes": "symbolic" if value is None else value
                     for name, value in traffic.items()
                 },
@@ -98,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         ),
         report.fate_table(found.fates),
     ]
+    if found.half:
+        tables.append(report.half_table(found.half))
     if args.operators:
         tables.append(report.operator_table(found.fates))
     kept = [fate for fate in found.fates if fate.fate == "kept"]
@@ -110,6 +119,13 @@ def run(args: argparse.Namespace) -> int:
     ]
     options.show(*tables)
     return 0
+
+
+def _half(found: Explanation, dtype: str) -> dict[str, Any]:
+    """What half precision did; nothing is said of it in float32."""
+    if dtype != "float16":
+        return {}
+    return {"half": {"operators": found.half, "bytes": found.float_bytes}}
 
 
 def _layout_tables(found: Explanation) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 import types
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import tvm
 
 from smartmem_tvm.errors import DeviceError
 
@@ -168,12 +171,25 @@ def _check_consistency(profile: schema.DeviceProfile, where: str) -> None:
             f"{profile.work_group.default_size}; it must not exceed work_group.max_size, which "
             f"is {profile.work_group.max_size}"
         )
+    _check_operators(profile, where)
     tables = [item.name for item in fields(profile) if item.name != "sources"]
     for name in profile.sources:
         if name not in tables:
             raise DeviceError(
                 f"device profile {where}: unknown key 'sources.{name}'; known here: "
                 f"{', '.join(sorted(tables))}"
+            )
+
+
+def _check_operators(profile: schema.DeviceProfile, where: str) -> None:
+    for index, name in enumerate(() if profile.half is None else profile.half.keep_float32):
+        known = [op[6:] for op in tvm.ir.Op.list_op_names() if op.startswith("relax.")]
+        if name not in known:
+            near = difflib.get_close_matches(name.removeprefix("relax."), known, n=3)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise DeviceError(
+                f"device profile {where}: key 'half.keep_float32[{index}]' is {name!r}; it must "
+                f"be a Relax operator without 'relax.', such as nn.softmax or add{hint}"
             )
 
 

@@ -118,6 +118,17 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class HalfStorage:
+    """What ``--dtype float16`` leaves in float32 on this device.
+
+    ``keep_float32`` names Relax operators (``nn.softmax``, ``add``) whose operands and results are
+    stored as float32, beside what is kept on every device.
+    """
+
+    keep_float32: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Match:
     """Which real devices a profile describes, for the figures that OpenCL does not report.
 
@@ -143,6 +154,8 @@ class DeviceProfile:
         Where the values of each table come from; estimates are called estimates.
     texture : TextureLimits or None
         None when the device has no usable images.
+    half : HalfStorage or None
+        What stays float32 in half precision; None when nothing does on this device alone.
     """
 
     name: str
@@ -157,6 +170,7 @@ class DeviceProfile:
     cache: Cache
     sources: Mapping[str, str] = field(compare=False, hash=False)
     texture: TextureLimits | None = None
+    half: HalfStorage | None = None
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -166,8 +180,10 @@ class DeviceProfile:
     def target(self, host: str | None = None) -> tvm.target.Target:
         """Make the TVM target of this profile.
 
-        The profile's name travels as the target's ``model``. The key ``adreno`` is left out on
-        purpose: TVM would choose its own texture pipeline by it, which does not build in 0.27.
+        The profile's name travels as the target's ``model``, with a digest of its contents when it
+        is not built in, so that passes find the profile of their target. The key ``adreno`` is left
+        out on purpose: TVM would choose its own texture pipeline by it, which does not build in
+        0.27.
 
         Parameters
         ----------
@@ -180,9 +196,11 @@ class DeviceProfile:
         tvm.target.Target
             An ``opencl`` target with an ``llvm`` host.
         """
+        from .registry import register_profile  # which reads profiles, and so needs this module
+
         config: dict[str, Any] = {
             "kind": "opencl",
-            "model": self.name,
+            "model": register_profile(self),
             "max_num_threads": self.work_group.default_size,
             "max_threads_per_block": self.work_group.default_size,
             "max_shared_memory_per_block": self.local_memory.bytes,

@@ -10,6 +10,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..analysis import KernelInfo
+    from ..analysis.half_storage import Choice
     from ..artifact import KernelProfile
     from ..checking import CheckResult
     from ..devices import DeviceProfile
@@ -60,6 +61,29 @@ def fate_table(fates: Sequence[Fate]) -> Table:
     table = plain_table("Operators", [("class", "left"), ("fate", "left"), ("operators", "right")])
     for (layout_class, fate_name), count in sorted(counts.items()):
         table.add_row(layout_class, fate_name, str(count))
+    return table
+
+
+def half_table(choices: Sequence[Choice]) -> Table:
+    """What operators read and what their results are stored as in half precision, and why."""
+    table = plain_table(
+        "Half precision",
+        [
+            ("operator", "left"),
+            ("operators", "right"),
+            ("reads", "left"),
+            ("result", "left"),
+            ("reason", "left"),
+        ],
+    )
+    for choice in choices:
+        table.add_row(
+            escape(choice.operator),
+            str(choice.count),
+            choice.reads,
+            choice.stored,
+            escape(choice.reason),
+        )
     return table
 
 

@@ -37,6 +37,22 @@ def test_the_document(workplace, smartmem_json):
     assert all(fate["kernels"] and set(fate["kernels"]) <= names for fate in document["fates"])
 
 
+def test_half_precision_says_where(workplace, smartmem, smartmem_json):
+    half = smartmem_json(*EXPLAIN, "--dtype", "float16")["half"]
+    assert "half" not in smartmem_json(*EXPLAIN)
+    found = {entry["operator"]: entry for entry in half["operators"]}
+    assert found["nn.relu"]["stored"] == "float16"
+    assert found["add"]["stored"] == "register"
+    assert found["matmul"]["reads"] == "float16"
+    assert all(entry["reason"] and entry["count"] > 0 for entry in half["operators"])
+    assert half["bytes"]["activations"]["float16"] > 0
+    assert half["bytes"]["constants"]["float16"] > half["bytes"]["constants"].get("float32", 0)
+    out = smartmem(*EXPLAIN, "--dtype", "float16")[1]
+    assert "Half precision" in out
+    assert "read by other kernels" in out
+    assert "Half precision" not in smartmem(*EXPLAIN)[1]
+
+
 def test_the_tensors(workplace, smartmem, smartmem_json):
     document = smartmem_json(*EXPLAIN)
     tensors = {tensor["name"]: tensor for tensor in document["tensors"]}

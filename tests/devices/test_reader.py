@@ -112,6 +112,11 @@ def edit(tables, key, value):
         ("bandwidth.texture_gbps", 9.0, r"'texture' and key 'bandwidth.texture_gbps'.*together"),
         ("sources.peak", 7, r"key 'sources' is .*; it must be a table of strings"),
         ("sources.weather", "a guess", r"unknown key 'sources.weather'; known here: bandwidth"),
+        ("half.keep", ["add"], r"unknown key 'half.keep'; known here: keep_float32"),
+        ("half.keep_float32", "add", r"key 'half.keep_float32' is 'add'; it must be a list"),
+        ("half.keep_float32", ["add", 1], r"key 'half.keep_float32\[1\]' is 1; .* a string"),
+        ("half.keep_float32", ["nn.soft_max"], r"\[0\]' is 'nn.soft_max'; .*near: nn.softmax"),
+        ("half.keep_float32", ["relax.add"], r"is 'relax.add'; .*without 'relax.'.*near: add"),
         ("schema", None, r"key 'schema' is missing; write schema = 1"),
         ("schema", 2, r"key 'schema' is 2; this version reads schema = 1 only"),
     ],
@@ -121,6 +126,13 @@ def test_mistakes_name_the_file_the_key_and_what_is_allowed(good, key, value, me
     with pytest.raises(DeviceError, match=message) as caught:
         devices.profile_from_dict(edit(good, key, value), "board.toml")
     assert str(caught.value).startswith("device profile board.toml: ")
+
+
+def test_operators_may_be_kept_in_float32(good):
+    assert devices.profile_from_dict(good, "f").half is None
+    profile = devices.profile_from_dict(edit(good, "half.keep_float32", ["nn.softmax"]), "f")
+    assert profile.half.keep_float32 == ("nn.softmax",)
+    assert devices.profile_from_dict(profile.to_dict(), "f") == profile
 
 
 def test_textures_need_texel_sizes(good):

@@ -318,10 +318,12 @@ class Artifact:
         if not isinstance(device, tvm.runtime.Device):
             device = runtime.device(device)
         self._check_dtype(device)
+        scopes = self.manifest.parameter_scopes
         if not isinstance(self._library, Path):
-            return LocalRunner(self._library, self._parameters, device)
+            return LocalRunner(self._library, self._parameters, device, scopes)
         with private_copy(self._library / LIBRARY) as library:
-            return LocalRunner(tvm.runtime.load_module(str(library)), self._parameters, device)
+            module = tvm.runtime.load_module(str(library))
+            return LocalRunner(module, self._parameters, device, scopes)
 
     def _open_remote(self, remote: Remote) -> Runner:
         if isinstance(self._library, Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,17 +11,18 @@ from typing import Any
 
 import tvm
 from tvm import relax
+from tvm.relax.op import vm
 from tvm.relax.vm_build import VMExecutable
 
 from .analysis import KernelInfo, list_kernels
 from .artifact import Artifact
 from .devices import AUTO, DeviceProfile, profile_from_device, resolve_profile
 from .errors import DeviceError, SmartMemError
-from .execution import opencl_modules
+from .execution import BUFFER, opencl_modules
 from .frontend import ImportedModel, import_model
 from .linking import check_host, default_host, find_linker
 from .manifest import Manifest
-from .parameters import lift_parameters
+from .parameters import BIND, ENTRY, lift_parameters
 from .pipeline import check_switches, pipeline_stages
 from .rpc.session import Remote
 
@@ -100,6 +102,7 @@ ImportedModel
     mod, kernels = _lower(imported.mod, target, dtype, disable, clock)
     with clock.stage("build"):
         mod, parameters = lift_parameters(mod)
+        mod = _bind_to_images(mod)
         executable = _build(mod, target)
     manifest = Manifest(
         model=imported.name,
@@ -110,6 +113,7 @@ ImportedModel
         outputs=tuple(imported.outputs),
         operators=imported.operators,
         kernels=tuple(kernels),
+        parameter_scopes=_parameter_scopes(mod),
         stages_s=clock.seconds,
     )
     return Artifact(
@@ -147,6 +151,54 @@ def _build(mod: tvm.IRModule, target: tvm.target.Target) -> VMExecutable:
     # The Relax pipeline has run already, and running one twice is an error of TVM.
     nothing = tvm.transform.Sequential([])
     return relax.build(mod, target, relax_pipeline=nothing, tir_pipeline="smartmem")
+
+
+def _parameter_scopes(mod: tvm.IRModule) -> dict[str, str]:
+    """Memory scopes of lifted parameters that are no plain buffers, as their types have them."""
+    fields = mod[ENTRY].params[-1].ty.fields
+    places = {f"p{i}": ty.vdevice for i, ty in enumerate(fields) if ty.vdevice is not None}
+    scopes = {name: str(place.memory_scope) for name, place in places.items()}
+    return {name: scope for name, scope in scopes.items() if scope != BUFFER}
+
+
+def _bind_to_images(mod: tvm.IRModule) -> tvm.IRModule:
+    """Let ``bind_parameters`` copy to images what an RPC client hands over.
+
+    ::
+
+        def bind_parameters(p0, p1):                def bind_parameters(p0, p1):
+            return (p0, p1)                   →         image = alloc_tensor(…)  # of p1's scope
+                                                        copy(p1, image)
+                                                        return (p0, image)
+
+    A virtual machine takes the tensors of an RPC client by copying them to buffers, whatever scope
+    they have.
+    """
+    spaces = [str(place.memory_scope) for place in mod.global_infos.get("vdevice", ())]
+    scopes = _parameter_scopes(mod)
+    types = {f"p{i}": ty for i, ty in enumerate(mod[ENTRY].params[-1].ty.fields)}
+    copy = relax.ExternFunc("runtime.TVMTensorCopyFromTo")
+    params = [relax.Var(p, relax.TensorType(ty.shape, ty.dtype)) for p, ty in types.items()]
+    builder = relax.BlockBuilder()
+    with builder.function(BIND, params, attrs={"relax.force_pure": True}):
+        bound = []
+        for param, ty in zip(params, types.values(), strict=True):
+            if param.name not in scopes:
+                bound.append(param)
+                continue
+            dtype, space = str(ty.dtype), spaces.index(scopes[param.name])
+            size = math.prod(map(int, ty.shape.values)) * tvm.DataType(dtype).itemsize
+            # A storage only names memory: the runtime makes an image of the tensor's extents.
+            storage = vm.alloc_storage(relax.ShapeExpr([size]), space, "uint8", BUFFER)
+            storage = builder.emit(storage)
+            image = vm.alloc_tensor(storage, 0, ty.shape, dtype, space)
+            bound.append(builder.emit(image))
+            builder.emit(relax.Call(copy, [param, bound[-1]], ty_args=[relax.TupleType([])]))
+        builder.emit_func_output(relax.Tuple(bound))
+    bind = builder.get()[BIND].with_attr("global_symbol", BIND)
+    mod = mod.clone()
+    mod[BIND] = bind
+    return mod
 
 
 def _opencl_sources(module: tvm.runtime.Module) -> dict[str, str]:

@@ -26,6 +26,8 @@ from .rpc.session import Remote
 
 # A virtual machine names a device for each scope that tensors have: buffers, and images.
 MEMORY_SPACES = 2
+# The memory scope of plain buffers.
+BUFFER = "global"
 
 _RPC_PREFIX = "Error caught from RPC call:"
 
@@ -57,15 +59,14 @@ class LocalRunner:
         library: tvm.runtime.Module | tvm.runtime.Executable,
         parameters: Mapping[str, tvm.runtime.Tensor],
         device: tvm.runtime.Device,
+        scopes: Mapping[str, str],
     ) -> None:
         self.device = device
         self.lock = threading.RLock()
         build_kernels(library if isinstance(library, tvm.runtime.Module) else library.mod, device)
         self._machine = relax.VirtualMachine(library, [device] * MEMORY_SPACES)
         self._main = self._machine[ENTRY]
-        self._parameters = tvm.runtime.convert(
-            [value.copyto(device) for value in parameters.values()]
-        )
+        self._parameters = tvm.runtime.convert(upload(parameters, device, scopes))
         self._inputs: list[tvm.runtime.Tensor] = []
         self._result: Any = None
 
@@ -95,13 +96,12 @@ class RemoteRunner:
             name = remote.upload(library)
             library = remote.session.load_module(name)
             self._machine = relax.VirtualMachine(library, [self.device] * MEMORY_SPACES)
-            uploaded = [
-                tvm.runtime.tensor(value.numpy(), self.device) for value in parameters.values()
-            ]
+            uploaded = upload(parameters, self.device, {})
             # A client cannot build a tuple on the server; a saved call with its arguments bound
-            # can return one, and keeps the tensors alive there.
+            # can return one, of images as well. Saved anew, it lets go of what was copied to them.
             self._machine.module["save_function"](BIND, "bound_parameters", 1, *uploaded)
             self._parameters = self._machine.module["bound_parameters"]()
+            self._machine.module["save_function"](BIND, "bound_parameters", 1)
         self._address = remote.address
 
     def bind(self, inputs: Sequence[np.ndarray]) -> None:
@@ -119,6 +119,28 @@ class RemoteRunner:
         """Wait for the last inference and download its outputs, in the model's order."""
         with remote_errors(self._address):
             return [tensor.numpy() for tensor in _flatten(self._machine.get_outputs(ENTRY))]
+
+
+def upload(
+    parameters: Mapping[str, tvm.runtime.Tensor],
+    device: tvm.runtime.Device,
+    scopes: Mapping[str, str],
+) -> list[tvm.runtime.Tensor]:
+    """Copy parameters to a device, each to the memory that its kernels read it from.
+
+    Parameters
+    ----------
+    parameters
+        By name, in the order of the tuple's fields.
+    device
+        Of this machine or of an RPC session.
+    scopes
+        Memory scopes of those that are no plain buffers.
+    """
+    return [
+        tvm.runtime.tensor(value.numpy(), device, scopes.get(name, BUFFER))
+        for name, value in parameters.items()
+    ]
 
 
 @contextmanager

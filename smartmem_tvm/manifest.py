@@ -27,7 +27,7 @@ from .errors import ArtifactError
 from .frontend import TensorSpec
 
 FORMAT = "smartmem-artifact"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 LIBRARY = "model.so"
 PARAMETERS = "params.bin"
@@ -54,6 +54,8 @@ class Manifest:
         Relax operator calls before compilation.
     kernels : tuple[KernelInfo, ...]
         The device kernels.
+    parameter_scopes : dict[str, str]
+        Memory scope of each parameter that is uploaded to an image; others go to buffers.
     stages_s : dict[str, float]
         Seconds that each stage of the compilation took.
     """
@@ -66,6 +68,7 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     operators: int
     kernels: tuple[KernelInfo, ...]
+    parameter_scopes: dict[str, str]
     stages_s: dict[str, float]
 
     @property
@@ -194,6 +197,10 @@ def _parse(body: dict[str, Any]) -> tuple[Manifest, dict[str, tuple[str, int]]]:
         outputs=tuple(_spec(item) for item in _typed(body["outputs"], list)),
         operators=_typed(body["operators"], int),
         kernels=tuple(_kernel(item) for item in _typed(body["kernels"], list)),
+        parameter_scopes={
+            _typed(name, str): _typed(scope, str)
+            for name, scope in _typed(body["parameter_scopes"], dict).items()
+        },
         stages_s={
             _typed(name, str): float(seconds)
             for name, seconds in _typed(body["stages_s"], dict).items()

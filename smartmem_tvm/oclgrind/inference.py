@@ -14,8 +14,8 @@ import tvm
 from tvm import relax
 
 from .. import runtime
-from ..execution import MEMORY_SPACES
-from ..manifest import LIBRARY, PARAMETERS
+from ..execution import MEMORY_SPACES, upload
+from ..manifest import LIBRARY, PARAMETERS, verify_folder
 from ..parameters import ENTRY
 
 
@@ -25,7 +25,8 @@ def main(folder: Path, inputs: Path) -> None:
     library = tvm.runtime.load_module(str(folder / LIBRARY))
     machine = relax.VirtualMachine(library, [device] * MEMORY_SPACES)
     parameters = tvm.runtime.load_param_dict_from_file(str(folder / PARAMETERS))
-    uploaded = tvm.runtime.convert([value.copyto(device) for value in parameters.values()])
+    scopes = verify_folder(folder).parameter_scopes
+    uploaded = tvm.runtime.convert(upload(parameters, device, scopes))
     with np.load(inputs) as arrays:
         tensors = [
             tvm.runtime.tensor(arrays[f"input_{i}"], device) for i in range(len(arrays.files))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -151,6 +153,22 @@ def test_parameters_are_not_in_the_library(opencl_device, tmp_path):
     for tensor in weights:
         assert tensor.raw_data in parameters
         assert tensor.raw_data not in library
+
+
+def test_weights_in_images_are_uploaded_to_images(opencl_device, tmp_path):
+    model = compile_model(mlp(), "adreno-740")
+    assert set(model.manifest.parameter_scopes.values()) == {"global.texture"}
+    inputs = mlp_input()
+    assert_right(model.run(inputs), inputs["x"])
+    folder = model.export(tmp_path / "m")
+    assert Artifact.load(folder).manifest == model.manifest
+    np.savez(tmp_path / "x.npz", **inputs)
+    arguments = ["run", str(folder), "--inputs", str(tmp_path / "x.npz")]
+    arguments += ["--outputs", str(tmp_path / "y.npz")]
+    program = f"from smartmem_tvm.cli.main import main; raise SystemExit(main({arguments!r}))"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=300)
+    with np.load(tmp_path / "y.npz") as outputs:
+        assert_right(dict(outputs), inputs["x"])
 
 
 def test_an_artefact_loaded_can_be_written_again(stored, tmp_path):

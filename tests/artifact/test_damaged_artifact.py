@@ -84,9 +84,10 @@ def test_another_version_of_tvm(folder, no_library, package):
         Artifact.load(folder)
 
 
-def test_another_format_version(folder, no_library):
-    edit_manifest(folder, lambda body: body.update(format_version=99))
-    with pytest.raises(ArtifactError, match="has format version 99, this smartmem reads 1"):
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_format_version(folder, no_library, version):
+    edit_manifest(folder, lambda body: body.update(format_version=version))
+    with pytest.raises(ArtifactError, match=f"has format version {version}, this smartmem reads 2"):
         Artifact.load(folder)
 
 
@@ -103,7 +104,7 @@ def test_an_edited_manifest(folder, no_library):
 def test_paths_that_lead_elsewhere(folder, no_library, name):
     entry = {"sha256": "0" * 64, "size": 1}
     edit_manifest(folder, lambda body: body["files"].update({name: entry}))
-    with pytest.raises(ArtifactError, match=r"does not follow format 1 .*file name"):
+    with pytest.raises(ArtifactError, match=r"does not follow format 2 .*file name"):
         Artifact.load(folder)
 
 
@@ -118,11 +119,13 @@ def test_paths_that_lead_elsewhere(folder, no_library, name):
         lambda body: body.update(operators=True),
         lambda body: body["kernels"][0].pop("calls"),
         lambda body: body.update(stages_s={"import": "long"}),
+        lambda body: body.pop("parameter_scopes"),
+        lambda body: body.update(parameter_scopes={"p0": 1}),
     ],
 )
 def test_a_manifest_of_another_shape(folder, no_library, change):
     edit_manifest(folder, change)
-    with pytest.raises(ArtifactError, match="does not follow format 1"):
+    with pytest.raises(ArtifactError, match="does not follow format 2"):
         Artifact.load(folder)
 
 

@@ -53,6 +53,15 @@ def test_one_inference_is_counted():
 
 
 @installed
+def test_weights_in_images_are_uploaded():
+    artifact = smartmem_tvm.compile(mlp(), "adreno-740")
+    assert artifact.manifest.parameter_scopes
+    counts = executed(artifact, mlp_input())
+    assert counts.total.launches == artifact.manifest.launches
+    assert counts.total.image_read > 0
+
+
+@installed
 def test_estimate_of_a_small_model():
     imported = import_model(mlp())
     counts = executed(smartmem_tvm.compile(imported, "cpu"))

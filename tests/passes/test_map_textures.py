@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 
 import numpy as np
 import pytest
 import tvm
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from placed_textures import ADRENO, after, limited, run, scopes
 from relax_graphs import calls, const, module
 from tvm import relax
 from tvm.ir.expr import TensorLoad
@@ -19,39 +17,13 @@ from tvm_ffi import structural_walk
 from smartmem_tvm.analysis.tensor_layouts import read_tensor_layouts
 from smartmem_tvm.analysis.texels import SCOPE, is_texture
 from smartmem_tvm.devices import load_profile
-from smartmem_tvm.devices.schema import TextureLimits
 from smartmem_tvm.passes import MapTextures
-from smartmem_tvm.passes.map_textures import _groups
-from smartmem_tvm.pipeline import pipeline_stages
 
 RNG = np.random.default_rng(0)
-ADRENO = load_profile("adreno-740")
 
 
 def weights(*shape):
     return const(RNG.standard_normal(shape))
-
-
-def limited(**limits):
-    return replace(ADRENO, texture=replace(ADRENO.texture, **limits))
-
-
-def after(stage, mod, profile=ADRENO):
-    """The module after a stage of the pipeline, tensors placed for the profile."""
-    target = profile.target()
-    with target:
-        for name, passes in pipeline_stages(target):
-            for one in passes:
-                mod = (MapTextures(profile) if one.info.name == "smartmem.MapTextures" else one)(
-                    mod
-                )
-            if name == stage:
-                return mod
-    raise LookupError(stage)
-
-
-def scopes(mod):
-    return {tensor.name: tensor.scope for tensor in read_tensor_layouts(mod) if not tensor.constant}
 
 
 def two_products(x, width=16):
@@ -136,31 +108,6 @@ def test_what_has_room_only_in_another_shape_gets_it():
         assert [int(n) for n in first.ty.shape.values] == shape
 
 
-@given(
-    shape=st.lists(st.integers(1, 9), min_size=1, max_size=6),
-    lanes=st.integers(1, 9),
-    most=st.tuples(*(st.integers(1, 200) for _ in range(3))),
-)
-@settings(max_examples=200, deadline=None)
-def test_images_fit_whenever_neighbouring_dimensions_can(shape, lanes, most):
-    limits = TextureLimits(*most, texel_bits=(128,), preferred=True)
-    shape = [*shape, 4 * lanes]
-    texels = [*shape[:-1], lanes]
-    cuts = [(i, j) for j in range(len(texels)) for i in range(j + 1)]
-    fits = [
-        (texels[:i], texels[i:j], texels[j:])
-        for i, j in cuts
-        if prod(texels[:i]) <= most[2]
-        and prod(texels[i:j]) <= most[1]
-        and prod(texels[j:]) <= most[0]
-    ]
-    found = _groups(shape, limits)
-    assert (found is None) == (not fits)
-    if found is not None:
-        assert found in fits
-        assert len(found[0]) == min(len(layers) for layers, _, _ in fits)
-
-
 def test_reductions_read_whole_texels():
     """Whatever a schedule reads of an image, it reads by four lanes at a time."""
     mod = after("verify", module(two_products, (9, 32)))
@@ -181,17 +128,6 @@ def test_reductions_read_whole_texels():
                 seen += 1
                 assert load.indices[-1] in lanes, func.script()
     assert seen
-
-
-def run(mod, inputs, device, profile):
-    target = profile.target()
-    lowered = after("lower", mod, profile)
-    with target:
-        built = relax.build(
-            lowered, target, relax_pipeline=tvm.transform.Sequential([]), tir_pipeline="smartmem"
-        )
-    machine = relax.VirtualMachine(built, [device, device])
-    return machine["main"](*(tvm.runtime.tensor(x, device) for x in inputs)).numpy()
 
 
 def softmax(x):

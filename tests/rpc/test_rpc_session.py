@@ -52,6 +52,18 @@ def test_the_same_artefact_here_and_there(cluster, server, stored):
         np.testing.assert_array_equal(again.run(inputs)["y"], local.run(inputs)["y"])
 
 
+def test_weights_are_uploaded_to_images_there(cluster, server, tmp_path):
+    inputs = mlp_input()
+    with connect(cluster.address, "local") as remote:
+        there = compile_model(mlp(), "adreno-740", rpc=remote)
+        assert there.manifest.parameter_scopes
+        loaded = Artifact.load(there.export(tmp_path / "mlp"), rpc=remote)
+        here = Artifact.load(tmp_path / "mlp").run(inputs)
+        for model in (there, loaded):
+            for name, value in model.run(inputs).items():
+                np.testing.assert_array_equal(value, here[name])
+
+
 def test_check_and_devices_behind_rpc(cluster, server, capsys, tmp_path):
     with connect(cluster.address, "local") as remote:
         assert check(mlp(), rpc=remote, repeats=1).passed

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from ...execution import RemoteRunner
 
 
-_BUFFER = "global"
-
-
 class Machine:
     """One model with its parameters and inputs on a device."""
 
@@ -81,7 +78,7 @@ def open_machine(
     import tvm
 
     from ... import runtime
-    from ...execution import RemoteRunner
+    from ...execution import RemoteRunner, upload
 
     values = tvm.runtime.load_param_dict_from_file(str(parameters))
     remote = case.connect()
@@ -89,18 +86,8 @@ def open_machine(
         return Machine(RemoteRunner(library, values, remote), local=False)
     device = runtime.device(case.opencl_device)
     module = tvm.runtime.load_module(str(library))
-    placed = [_place(value, device, scopes.get(name, _BUFFER)) for name, value in values.items()]
+    placed = upload(values, device, scopes)
     return Machine(_SeveralSpaces(module, placed, device, spaces), local=True)
-
-
-def _place(value: tvm.runtime.Tensor, device: tvm.runtime.Device, scope: str) -> tvm.runtime.Tensor:
-    """Upload a parameter to the memory that its kernels read it from."""
-    import tvm
-
-    if scope == _BUFFER:
-        return value.copyto(device)
-    texture = tvm.runtime.empty(value.shape, value.dtype, device, mem_scope=scope)
-    return texture.copyfrom(value)
 
 
 class _SeveralSpaces:

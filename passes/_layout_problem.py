@@ -23,7 +23,7 @@ from smartmem_tvm.analysis.kernel_samples import NOMINAL
 from smartmem_tvm.analysis.layout_choice import Problem
 from smartmem_tvm.analysis.layouts import Layout, innermost, row_major
 from smartmem_tvm.analysis.ordered_cost import OrderedCost
-from smartmem_tvm.analysis.texels import has_texels
+from smartmem_tvm.analysis.texels import LANES, has_texels
 from smartmem_tvm.analysis.walks import Memory, Walk
 
 from ._graph import Graph, Node
@@ -118,6 +118,8 @@ class ProblemBuilder:
     def __init__(self, mod: tvm.IRModule, memory: Memory) -> None:
         self.mod = mod
         self.memory = memory
+        # Images are blocks of texels, whatever vectors kernels compute.
+        self.width = LANES if memory.image_line_cost else memory.width
         self._models: dict[Any, OrderedCost | str] = {}
         self._tables: dict[Any, Costs] = {}
 
@@ -132,7 +134,7 @@ class ProblemBuilder:
             for buffer in node.outputs:
                 root = roots.get(buffer, buffer)
                 if root not in found.tensors and root not in fixed:
-                    layouts = candidates(buffer.shape, self.memory.width)
+                    layouts = candidates(buffer.shape, self.width)
                     # As many tensors as possible are to be images where the device has them.
                     layouts = list(filter(self._images(buffer), layouts)) or layouts
                     found.tensors[root] = layouts
@@ -192,7 +194,7 @@ class ProblemBuilder:
         for buffer, accesses in places.items():
             layouts = found.tensors.get(buffer)
             if layouts is None and is_constant(graph, buffer):
-                layouts = candidates(buffer.shape, self.memory.width)
+                layouts = candidates(buffer.shape, self.width)
                 own.append(
                     Operand(buffer, layouts, self._costs(global_var, model, accesses, layouts))
                 )

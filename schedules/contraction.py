@@ -21,6 +21,7 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 
 from smartmem_tvm.analysis.reductions import split_updates
+from smartmem_tvm.analysis.waves import DEEP, GROUP
 
 from .base import RuleDeclined
 from .choose import cheapest, lane_tiles, reduction_tiles
@@ -31,6 +32,8 @@ from .tile import Tile
 
 # Vector instructions that are worth a work-group on a processor.
 WORTH_A_GROUP = 4096
+# Work-groups that keep a device in lock step busy.
+GROUPS = 32
 
 
 class Contraction:
@@ -94,9 +97,9 @@ def with_order(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
 
     On a processor a work-item runs when the one before it is done: going along rows first reads
     all of the left operand for each panel of the right one, or the other way round. The smaller of
-    the two is read again and again. In lock step neighbours lie along the lanes instead.
+    the two is read again and again. In lock step neighbours share what they fetch at a time.
     """
-    if limits.lock_step or tile.team > 1:
+    if tile.team > 1:
         return tile
     axes = [
         d
@@ -105,6 +108,9 @@ def with_order(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
     ]
     if len(axes) < 2:
         return tile
+    if limits.lock_step:
+        tiles = [tile, *(replace(tile, fastest=d) for d in axes)]
+        return min(tiles, key=costs.by_transactions)
     return replace(tile, fastest=min(axes, key=lambda d: costs.crossed(d, tile)))
 
 
@@ -115,10 +121,12 @@ def with_group(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
     which costs more than it gains where each has much to do.
     """
     items = tile.count(costs.extents)
-    most = min(limits.max_group, 64 if limits.lock_step else 16)
-    if not limits.lock_step:
-        while most > 1 and (
-            items // most < 16 or most * costs.of(tile) > 2 * WORTH_A_GROUP * items
-        ):
-            most //= 2
+    if limits.lock_step:
+        most = min(limits.max_group, GROUP)
+        while 2 * most <= limits.max_group and items // (2 * most) >= GROUPS:
+            most *= 2
+        return replace(tile, group=most, group_rows=max(1, DEEP * most // GROUP))
+    most = min(limits.max_group, 16)
+    while most > 1 and (items // most < 16 or most * costs.of(tile) > 2 * WORTH_A_GROUP * items):
+        most //= 2
     return replace(tile, group=max(1, most))

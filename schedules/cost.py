@@ -13,7 +13,7 @@ from smartmem_tvm.analysis.expressions import const, static, substitute, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel, NotAKernel, read_kernel
 from smartmem_tvm.analysis.kernel_work import Work, bounds_of, list_work
 from smartmem_tvm.analysis.layouts import row_major
-from smartmem_tvm.analysis.texels import LANES, axis_of_texels
+from smartmem_tvm.analysis.texels import LANES, axis_of_texels, is_texture
 from smartmem_tvm.analysis.transactions import (
     BROADCAST,
     CONDITIONAL_LANE,
@@ -144,7 +144,7 @@ class Costs:
         """What neighbours in lock step fetch together decides, as it did for the layouts."""
         model, walk = self._transactions(), self._walk(tile)
         return model.base(walk) + sum(
-            model.access(number, walk, row_major(len(buffer.shape)))
+            model.access(number, walk, row_major(len(buffer.shape)), is_texture(buffer))
             for number, buffer in enumerate(model.buffers)
         )
 
@@ -153,7 +153,7 @@ class Costs:
         model, walk = self._transactions(), self._walk(tile)
         return [
             (
-                model.count(number, walk, row_major(len(buffer.shape))),
+                model.count(number, walk, row_major(len(buffer.shape)), is_texture(buffer)),
                 model.is_write(number),
             )
             for number, buffer in enumerate(model.buffers)
@@ -174,6 +174,7 @@ class Costs:
             tile.rows,
             tile.inner,
             tile.team > 1,
+            fastest=tile.fastest if self.limits.lock_step else None,
         )
 
     def crossed(self, axis: int, tile: Tile) -> float:

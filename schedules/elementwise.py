@@ -61,7 +61,7 @@ class Elementwise:
             raise RuleDeclined("it has reductions")
         if limits.lock_step:
             tile = cheapest(costs, lane_tiles(costs, (), limits, 1))
-            tile = with_group(tile, costs, limits)
+            tile = with_group(with_order(tile, costs, limits), costs, limits)
         else:
             tile = fastest_tile(costs, limits)
         return WorkItem(costs.kernel, tile).schedule()

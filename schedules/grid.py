@@ -21,6 +21,7 @@ from tvm import sym, tirx
 
 from smartmem_tvm.analysis.computation import Axis
 from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
+from smartmem_tvm.analysis.waves import group_shape, thread_axes, threads_along
 
 from .statements import bound, loop, sequence, when
 from .tile import Tile
@@ -93,17 +94,15 @@ class Grid:
         """Thread axes: the fastest axis, lanes or the last along x, rows along y, the rest z."""
         tile = self._tile
         many = [d for d in outer if static(counts[d]) != 1]
-        wanted = (tile.fastest, tile.lane, *many[-1:])
-        x = next((d for d in wanted if d in many), None)
-        left = [d for d in many if d != x]
-        wanted = (*(d for d, _ in tile.rows), tile.lane, *left[-1:])
-        y = next((d for d in wanted if d in left), None)
-        z = [d for d in left if d != y]
+        x, y = thread_axes(many, tile.fastest, [d for d, _ in tile.rows], tile.lane)
+        z = [d for d in many if d not in (x, y)]
         self._axes: list[tuple[str, Any, Any, int]] = []
         self.position: dict[int, Any] = {}
         self.condition: Any = None
         self._repeated: tuple[Any, Any, Any] | None = None
         budget = tile.group if tile.team == 1 else 1
+        totals = [1 if d is None else static(counts[d]) for d in (x, y)]
+        shape = group_shape(*totals, budget, tile.group_rows)
         for name, members in (("x", [x]), ("y", [y]), ("z", z)):
             members = [d for d in members if d is not None]
             if not members and name != "x":
@@ -114,10 +113,12 @@ class Grid:
             total = self._analyzer.simplify(total)
             repeat = min(tile.repeat, static(total) or 1) if name == "x" else 1
             tiles, total = total, self._over(total, repeat)
-            threads = 1 if name == "z" else threads_along(static(total), budget)
+            if repeat > 1:
+                threads = threads_along(static(total), budget)
+            else:
+                threads = 1 if name == "z" else shape[name == "y"]
             if len(many) < 2 and static(total) == 1:
                 threads = self._least
-            budget //= threads
             linear = self._thread_pair(name, total, threads)
             if repeat > 1:
                 linear = self._repeat(linear, repeat, tiles)
@@ -245,11 +246,3 @@ class Grid:
         step, repeat, inside = self._repeated
         body = when(inside, sequence([*lets, *statements]))
         return when(self.condition, loop(step, const(repeat, step), body))
-
-
-def threads_along(total: int | None, most: int) -> int:
-    """Work-items of a group along one axis: a divisor of the total when a good one exists."""
-    if total is None or total <= most:
-        return most if total is None else total
-    best = max(n for n in range(1, most + 1) if total % n == 0)
-    return best if 4 * best >= most else most

@@ -25,7 +25,7 @@ from smartmem_tvm.analysis.loop_orders import loop_orders
 
 from .base import RuleDeclined
 from .choose import cheapest, moves_bytes, widths
-from .contraction import reduction_costs, team_tiles, with_group
+from .contraction import reduction_costs, team_tiles, with_group, with_order
 from .cost import Costs
 from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
@@ -48,6 +48,8 @@ class RowReduction:
         orders += [Costs(regroup(other), limits) for other in loop_orders(read_kernel(func))[1:]]
         found = [(one, cheapest(one, _tiles(one, _rows(one), limits))) for one in orders]
         costs, tile = min(found, key=lambda pair: pair[0].of(pair[1]))
+        if limits.lock_step:
+            tile = with_order(tile, costs, limits)
         return WorkItem(costs.kernel, with_group(tile, costs, limits), limits.row_bytes).schedule()
 
 

@@ -27,6 +27,8 @@ class Tile:
         result for each lane; 1 for none.
     group : int
         Work-items in a work-group, at most.
+    group_rows : int
+        Work-items of a group along its second axis, at least, where there are as many.
     team : int
         Work-items that compute one tile together: each takes a part of every reduction and of the
         last inner axis, and partial results meet in local memory. 1 for none; else `rows`, `lane`
@@ -43,6 +45,7 @@ class Tile:
     inner: tuple[int, ...] = ()
     inner_width: int = 1
     group: int = 64
+    group_rows: int = 1
     team: int = 1
     fastest: int | None = None
     repeat: int = 1

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+
 Loop = tuple[int | None, int]
 # Parts of a cache that one operand may have.
 SHARES = (1 / 2, 1 / 8, 1 / 32)
@@ -84,20 +86,36 @@ def fetched(
     starts: Starts | None,
     cache: int,
     limit: float = math.inf,
+    ways: int = 0,
 ) -> float:
     """Lines that nested loops fetch, the innermost first, through a cache of limited size.
 
     A loop that comes again over lines which the cache has lost fetches them again. How much of the
-    cache the other operands leave is not known: the result is the mean over :data:`SHARES`.
+    cache the other operands leave is not known: the result is the mean over :data:`SHARES`. With
+    `ways`, lines are lost as well where more than that many share a set.
     """
     before = lines_of((), itemsize, line, starts, limit)
     totals = [before] * len(SHARES)
     for depth, (_, count) in enumerate(loops, start=1):
         whole = lines_of(loops[:depth], itemsize, line, starts, limit)
         for number, share in enumerate(SHARES):
-            totals[number] *= whole / before if before * line <= cache * share else count
+            kept = before * line <= cache * share
+            if kept and ways:
+                kept = in_one_set(loops[: depth - 1], line, cache // ways) <= max(1, ways * share)
+            totals[number] *= whole / before if kept else count
         before = whole
     return sum(totals) / len(totals)
+
+
+@lru_cache(maxsize=1 << 14)
+def in_one_set(loops: tuple[Loop, ...], line: int, period: int) -> int:
+    """Most lines of loops that share a set of a cache, whose sets come again after a period."""
+    places = np.zeros(1, np.int64)
+    for stride, count in loops:
+        if stride and count > 1:
+            places = np.unique(np.add.outer(places, stride * np.arange(count)))
+    sets = np.unique(places // line) % (period // line)
+    return int(np.bincount(sets).max())
 
 
 def first_of(loops: Sequence[Loop], count: int) -> list[Loop]:

@@ -25,20 +25,25 @@ if TYPE_CHECKING:
 
     from ..devices.schema import TextureLimits
 
+# Texels of a row that a cache line holds, at most: devices pad rows to whole lines.
+LEAST_COLUMNS = 4
 Groups = tuple[list[int], list[int], list[int]]
 
 
 def image_groups(shape: Sequence[int], limits: TextureLimits) -> Groups | None:
     """Extents taken together as layers, rows and columns; None where no image is large enough.
 
-    As few layers as possible, then as few dimensions in a row as possible. The shape must be a
-    whole number of texels (:func:`.texels.has_texels`).
+    As few layers as possible, then as few dimensions in a row as possible, of which there should be
+    at least :data:`LEAST_COLUMNS` texels. The shape must be a whole number of texels
+    (:func:`.texels.has_texels`).
     """
     dim = innermost(shape) or 0
     extents = [*shape[:dim], shape[dim] // LANES]
     most = limits.max_layers, limits.max_height, limits.max_width
     for layers in range(len(extents)):
-        for columns in range(len(extents) - 1, layers - 1, -1):
+        splits = range(len(extents) - 1, layers - 1, -1)
+        narrow = [d for d in splits if prod(extents[d:]) < LEAST_COLUMNS]
+        for columns in [*(d for d in splits if d not in narrow), *narrow]:
             groups = extents[:layers], extents[layers:columns], extents[columns:]
             if all(prod(group) <= limit for group, limit in zip(groups, most, strict=True)):
                 return groups

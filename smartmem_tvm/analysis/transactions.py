@@ -9,7 +9,8 @@ an axis of the output or along the reduction (:class:`Walk`). Of every access th
   work-item goes through the blocks of a layout, so that indices are divided;
 - *lines*: cache lines that have to be fetched. What a work-item touches again, or beside, is
   fetched once as long as its lines fit into the first cache; where there is no such cache, the
-  work-items of a subgroup share what one instruction touches, and nothing else is shared;
+  work-items of a wave (:mod:`.waves`) share what one instruction touches, and nothing else is
+  shared; what is read from images they share as long as it fits into the images' first cache;
 - *pages*: the same of pages, whose addresses have to be looked up.
 
 The counts are those of an enumeration of all points wherever tiles divide their axes. The cost of a
@@ -30,6 +31,7 @@ from .kernel_samples import KernelSamples, Samples, sample
 from .kernel_work import Work
 from .layouts import Layout
 from .walks import Memory, Walk, list_walks, widest
+from .waves import DEEP, GROUP, group_shape, thread_axes
 
 __all__ = ["Counts", "KernelCost", "Memory", "Walk"]
 
@@ -44,6 +46,8 @@ BROADCAST = 0.5
 GATHERED_LANE = 1.0
 SCATTERED_LANE = 2.0
 CONDITIONAL_LANE = 2.0
+# Lines of a set of the caches of images.
+WAYS = 4
 # Lanes of a texel.
 LANES = 4
 # Taking a lane out of a vector and storing it, beyond what loading one takes.
@@ -165,7 +169,7 @@ class KernelCost:
 
         `image` says that the tensor will be in an image.
         """
-        counts = self.count(number, walk, layout)
+        counts = self.count(number, walk, layout, image)
         line = self.memory.image_line_cost if image else self.memory.line_cost
         if self.footprint(number, layout) <= self.memory.second_cache:
             line *= SECOND_CACHE
@@ -183,7 +187,7 @@ class KernelCost:
             + PAGE * counts.pages
         )
 
-    def count(self, number: int, walk: Walk, layout: Layout) -> Counts:
+    def count(self, number: int, walk: Walk, layout: Layout, image: bool = False) -> Counts:
         """What all work-items together do for one access."""
         work, position = self.accesses[number]
         part, samples = self.work[work], self._sampled.samples[work][position]
@@ -193,7 +197,11 @@ class KernelCost:
         kind = self._kind(samples, walk, self._lane_of(work, walk), width, layout)
         lanes = width if kind in ("gathered", "scattered", "conditional") else 1
         divided = instructions if self._divides(work, samples, walk, layout) else 0.0
-        if self.memory.first_cache == 0:
+        if image and not self.is_write(number):
+            if self._reads_ahead(work, samples, walk, layout):
+                instructions, divided = instructions / LANES, 0.0
+            lines, pages = self._image_lines(work, samples, walk, layout), 0.0
+        elif self.memory.first_cache == 0:
             lines, pages = self._subgroup_lines(work, samples, walk, layout), 0.0
         else:
             lines, pages = self._fetched(work, samples, walk, layout)
@@ -330,13 +338,31 @@ class KernelCost:
         """Lines of a work-item where subgroups share those of an instruction, and nothing else."""
         line, (_, repeats, _) = self.memory.line_bytes, self._shape(work, walk)
         vector, around = self._loops(work, samples, walk, layout)
-        inside, beyond = self._side_by_side(samples, walk, layout)
-        sharing = 1.0 if walk.team else min(self.memory.subgroup, self.items(walk))
+        inside, beyond, sharing = self._side_by_side(samples, walk, layout)
         starts = self._starts(samples, [*around, *beyond], layout)
         limit = math.ceil(self._size(samples, layout) / line)
         times = repeats * math.prod(n for _, n in self._rows(self.work[work], samples, walk))
         lines = lines_of([*vector, *inside], samples.itemsize, line, starts, limit)
         return times * lines / sharing
+
+    def _image_lines(self, work: int, samples: Samples, walk: Walk, layout: Layout) -> float:
+        """Lines of a work-item where those of a wave share a small cache."""
+        line, cache = self.memory.line_bytes, self.memory.image_cache
+        vector, around = self._loops(work, samples, walk, layout)
+        inside, beyond, sharing = self._side_by_side(samples, walk, layout)
+        starts = self._starts(samples, beyond, layout)
+        limit = math.ceil(self._size(samples, layout) / line)
+        nest = (*vector, *inside, *around)
+        return fetched(nest, samples.itemsize, line, starts, cache, limit, WAYS) / sharing
+
+    def _reads_ahead(self, work: int, samples: Samples, walk: Walk, layout: Layout) -> bool:
+        """Whether a loop of the work-item runs along texels, which it then reads as a whole."""
+        part, run = self.work[work], self._lane_of(work, walk)
+        axes: list[Any] = [(d,) for d in walk.inner]
+        if part is not self.work[-1]:
+            axes = [var for var, _ in part.reduced]
+        digits = [samples.digits(axis, layout) for axis in axes if axis != run]
+        return any(d and d[0][0] == 1 and d[0][1] % LANES == 0 for d in digits)
 
     def _loops(
         self, work: int, samples: Samples, walk: Walk, layout: Layout
@@ -384,22 +410,34 @@ class KernelCost:
 
     def _side_by_side(
         self, samples: Samples, walk: Walk, layout: Layout
-    ) -> tuple[list[Loop], list[Loop]]:
-        """Loops over the work-items of a subgroup, and over subgroups; lanes first, then rows."""
+    ) -> tuple[list[Loop], list[Loop], float]:
+        """Loops over the work-items of a wave, those over waves, and the work-items of one."""
+        lane = tuple(walk.lane or ())
         outer = [d for d, n in enumerate(self.extents) if n > 1 and d not in walk.inner]
-        first = list(reversed(walk.lane)) if walk.lane else outer[-1:]
-        rows = [d for d, _ in walk.rows if d not in first]
-        left = 1 if walk.team else self.memory.subgroup  # a team is the vector
+        runs: dict[int | None, tuple[int, ...]]
+        runs = {d: lane if d in lane else (d,) for d in outer}
+        tiles = {d: math.ceil(self.extents[d] / self._tile_size(walk, d)) for d in outer}
+        counts = {run: math.prod(tiles.get(d, 1) for d in run) for run in runs.values()}
+        many = [run for run, count in counts.items() if count > 1]
+        rows = [runs[d] for d, _ in walk.rows if d in runs]
+        x, y = thread_axes(many, runs.get(walk.fastest), rows, lane)
+        wave = 1 if walk.team else self.memory.subgroup  # a team is the vector
+        along_x, along_y = (1 if run is None else counts[run] for run in (x, y))
+        most = max(wave, GROUP) if wave > 1 else 1
+        threads, deep = group_shape(along_x, along_y, most, DEEP)
+        threads = min(threads, wave)
+        left: dict[int, int] = {}
+        for run, most in ((x, threads), (y, min(deep, wave // threads))):
+            for d in reversed([d for d in run or () if d in tiles]):
+                left[d] = min(most, tiles[d])
+                most = max(1, most // left[d])
         inside: list[Loop] = []
         beyond: list[Loop] = []
-        for d in dict.fromkeys([*first, *rows, *reversed(outer)]):
-            size = self._tile_size(walk, d)
-            tiles = min(left, math.ceil(self.extents[d] / size))
-            whole = every(_bytes_of(samples, (d,), layout), size)
-            inside += first_of(whole, tiles)
-            beyond += every(whole, tiles)
-            left //= tiles
-        return inside, beyond
+        for d in dict.fromkeys([*left, *reversed(outer)]):
+            whole = every(_bytes_of(samples, (d,), layout), self._tile_size(walk, d))
+            inside += first_of(whole, left.get(d, 1))
+            beyond += every(whole, left.get(d, 1))
+        return inside, beyond, float(math.prod(left.values()))
 
 
 def _bytes_of(samples: Samples, axis: Any, layout: Layout) -> list[Loop]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smartmem_tvm.devices import DeviceProfile
 
@@ -33,6 +33,8 @@ class Walk:
         Whether the lanes are work-items in lock step, each with a part of every reduction.
     order : int
         Which of the orders that the loops of rows may have (:mod:`.loop_orders`).
+    fastest : int or None
+        Axis along which neighbouring work-items lie (:mod:`.waves`); the lanes' when None.
     """
 
     lane: tuple[int, ...] | None = None
@@ -42,6 +44,7 @@ class Walk:
     inner: tuple[int, ...] = ()
     team: bool = False
     order: int = 0
+    fastest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Memory:
         Work-items in lock step.
     image_line_cost : float
         The same of a line through the caches of images; 0 where tensors are in buffers.
+    image_cache : int
+        Bytes of the first cache of images.
     """
 
     width: int
@@ -74,6 +79,7 @@ class Memory:
     line_cost: float
     subgroup: int
     image_line_cost: float = 0.0
+    image_cache: int = 0
 
     @classmethod
     def of(cls, profile: DeviceProfile) -> Memory:
@@ -94,6 +100,7 @@ class Memory:
             line * worth,
             profile.work_group.subgroup_size,
             images,
+            profile.cache.texture_l1_bytes if images else 0,
         )
 
 
@@ -110,10 +117,11 @@ def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
     outer = [d for d in wide if d not in inner]
     for lane in (None, *_lanes(kernel, outer)):
         for width in _widths(kernel, lane, memory):
-            yield Walk(lane, width, inner=inner)
+            yield from _neighbours(Walk(lane, width, inner=inner), outer, memory)
             for row in outer if not inner else ():
                 if lane is None or row not in lane:
-                    yield Walk(lane, width, rows=((row, _rows_of(extents[row], memory.rows)),))
+                    tall = Walk(lane, width, rows=((row, _rows_of(extents[row], memory.rows)),))
+                    yield from _neighbours(tall, outer, memory)
     if reductions and memory.subgroup > 1:
         yield Walk(None, memory.subgroup, True, inner=inner, team=True)
     if not reductions or memory.width < 2:
@@ -125,6 +133,13 @@ def _walks(kernel: KernelSamples, memory: Memory) -> Iterator[Walk]:
             if row is not None and other > row:
                 both = (*rows, (other, min(4, extents[other])))
                 yield Walk(None, memory.width, True, both, inner)
+
+
+def _neighbours(walk: Walk, outer: Sequence[int], memory: Memory) -> Iterator[Walk]:
+    """The walk with neighbours along each axis, where they share what caches of images hold."""
+    yield walk
+    if memory.image_cache:
+        yield from (replace(walk, fastest=d) for d in outer if d not in (walk.lane or ()))
 
 
 def _widths(kernel: KernelSamples, lane: tuple[int, ...] | None, memory: Memory) -> Iterator[int]:

@@ -15,6 +15,8 @@ import tvm
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
+from smartmem_tvm.analysis.waves import DEEP, GROUP, group_shape
+
 NOMINAL = 16  # what a symbolic extent counts as
 _BINARY = {
     tirx.Add: operator.add,
@@ -104,6 +106,7 @@ class Touched:
             for place, d in enumerate(lane):
                 inner = math.prod(model.extents[o] for o in lane[place + 1 :])
                 makers[variables[d]] = lambda c, n=inner, e=model.extents[d]: along(c) // n % e
+        outer = [d for d in range(len(model.extents)) if d not in (*lane, *walk.inner)]
         for d, extent in enumerate(model.extents):
             if d in lane:
                 continue
@@ -129,7 +132,11 @@ class Touched:
         held = np.ones(dims, bool)
         for condition in access.conditions:
             held = held & np.broadcast_to(value_of(condition, values, data), dims)
-        order = [*_grid_order(tiles, lane, points, dims), *points, *loops, *lanes]
+        axes = [*([lane] if lane else []), *((d,) for d in outer)]
+        between, along = _grid_order(axes, walk, [dims[t] for t in tiles])
+        self.group = [1 if n is None else dims[tiles[n]] for n in along]
+        grid = [tiles[n] for n in (*between, *along) if n is not None]
+        order = [*grid, *points, *loops, *lanes]
         sizes = [math.prod(dims[d] for d in kind) for kind in (tiles, points, loops, lanes)]
         whole = [index.transpose(order).reshape(sizes) for index in whole]
         self.conditions = held.transpose(order).reshape(sizes)
@@ -177,16 +184,44 @@ class Touched:
 
     def shared_lines(self, line, subgroup):
         """Lines of each instruction of each subgroup, summed."""
-        items, rows = self.places.shape[:2]
-        subgroup = 1 if self.team else subgroup  # the lanes of a team are the subgroup
+        rows = self.places.shape[1]
         _, moves = np.unique(
             self.places.transpose(1, 0, 2, 3).reshape(rows, -1), axis=0, return_index=True
         )
         found = 0
-        for first in range(0, items, subgroup):
-            lines = self._lines(line)[first : first + subgroup, moves].transpose(1, 2, 0, 3)
+        for wave in self.waves(subgroup):
+            lines = self._lines(line)[wave][:, moves].transpose(1, 2, 0, 3)
             found += _distinct(lines.reshape(*lines.shape[:2], -1))
         return found
+
+    def texels(self):
+        """Four elements side by side that work-items read at a time."""
+        return _distinct(
+            np.where(self.places >= 0, self.places // 4, -1)
+            .transpose(0, 3, 1, 2)
+            .reshape(len(self.places), -1)
+        )
+
+    def wave_lines(self, line, subgroup):
+        """Lines of each wave, summed over all."""
+        lines = self._lines(line)
+        return sum(_distinct(lines[wave].reshape(1, -1)) for wave in self.waves(subgroup))
+
+    def waves(self, subgroup):
+        """Numbers of the work-items of each wave: a part of a group, which lies along x and y."""
+        numbers = np.arange(len(self.places)).reshape(-1, *self.group)
+        if self.team:
+            return numbers.reshape(-1, 1)  # the lanes of a team are the subgroup
+        along_y, along_x = numbers.shape[1:]
+        threads, deep = group_shape(along_x, along_y, max(subgroup, GROUP), DEEP)
+        threads = min(threads, subgroup)
+        deep = min(deep, subgroup // threads)
+        return [
+            plane[y : y + deep, x : x + threads].reshape(-1)
+            for plane in numbers
+            for y in range(0, along_y, deep)
+            for x in range(0, along_x, threads)
+        ]
 
     def footprint(self, unit):
         """Bytes of the units that are touched at all."""
@@ -207,9 +242,17 @@ def _static(extent):
     return int(extent) if isinstance(extent, tirx.IntImm) else None
 
 
-def _grid_order(tiles, lane, points, dims):
-    """Dimensions of tiles, those last along which neighbours in a group lie."""
-    first = tiles[0] if lane else tiles[-1]
-    rows = [t for t in tiles if t + 1 in points and dims[t + 1] > 1 and t != first]
-    rest = [t for t in tiles if t != first and t not in rows]
-    return [*rest, *rows, first]
+def _grid_order(axes, walk, counts):
+    """Numbers of the tiles that lie between groups, and of those along y and x of a group."""
+    many = [number for number, count in enumerate(counts) if count > 1]
+    rows = [d for d, _ in walk.rows]
+
+    def first_of(wanted):
+        return next((number for number in wanted if number in many), None)
+
+    fastest = [n for n, axis in enumerate(axes) if walk.fastest in axis]
+    lane = [0] if walk.lane else []
+    x = first_of([*fastest, *lane, *many[-1:]])
+    many = [number for number in many if number != x]
+    y = first_of([*(n for n, axis in enumerate(axes) if axis[0] in rows), *lane, *many[-1:]])
+    return [n for n in range(len(axes)) if n not in (x, y)], (y, x)

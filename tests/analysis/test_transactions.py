@@ -16,8 +16,7 @@ from smartmem_tvm.devices import resolve_profile
 
 # Nothing is lost from the first cache; what is lost is the matter of test_cache_lines.py.
 CPU = replace(Memory.of(resolve_profile("cpu")), rows=4, first_cache=1 << 30)
-SUBGROUP = 4
-ADRENO = replace(Memory.of(resolve_profile("adreno-740")), subgroup=SUBGROUP)
+ADRENO = Memory.of(resolve_profile("adreno-740"))
 KINDS = ("pieces", "shared", "gathered", "scattered", "conditional")
 
 
@@ -177,11 +176,43 @@ def test_counts_are_close_where_tiles_do_not_fit(name):
     assert lines[len(lines) // 2] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("subgroup", [4, 64])
 @pytest.mark.parametrize("name", ALIGNED)
-def test_subgroups_share_the_lines_of_an_instruction(name):
-    rows = _compare(ALIGNED[name], ADRENO, lambda c: c.shared_lines(ADRENO.line_bytes, SUBGROUP))
+def test_subgroups_share_the_lines_of_an_instruction(name, subgroup):
+    memory = replace(ADRENO, subgroup=subgroup)
+    rows = _compare(ALIGNED[name], memory, lambda c: c.shared_lines(memory.line_bytes, subgroup))
     for ratios, where in rows:
         assert ratios[:2] == pytest.approx((1, 1)), where
+
+
+@pytest.mark.parametrize("name", ["matmul", "matmul, left transposed", "transpose", "softmax"])
+def test_waves_share_what_fits_into_the_cache_of_images(name):
+    memory = replace(ADRENO, image_cache=1 << 30)
+    whole = 0
+    for model, number, walk, layout, counted, where in _cases(ALIGNED[name], memory):
+        if model.is_write(number):
+            continue
+        counts = model.count(number, walk, layout, image=True)
+        lines = counted.wave_lines(memory.line_bytes, memory.subgroup)
+        assert counts.lines / lines == pytest.approx(1), where
+        read = getattr(counts, counted.kind)
+        plain = getattr(model.count(number, walk, layout), counted.kind)
+        assert read in (plain, plain / 4), where
+        if walk.lane is None and not walk.along_reduction and read != plain:
+            whole += 1
+            assert read == counted.texels(), where
+    assert whole or name == "transpose"
+
+
+def test_rows_that_share_a_set_of_a_cache_are_lost():
+    func = _matmul((64, 256), (256, 64))
+    model = KernelCost(read_kernel(func), replace(ADRENO, image_cache=4096))
+    walk = Walk((1,), 4, rows=((0, 8),))
+    row_by_row, by_texels = (
+        model.count(0, walk, layout, image=True).lines
+        for layout in (Layout((0, 1)), Layout((1, 0), (1, 4)))
+    )
+    assert by_texels < row_by_row / 2
 
 
 def test_a_block_is_divided_where_a_loop_goes_through_it():

@@ -50,6 +50,8 @@ class Contraction:
             raise RuleDeclined("no reduction has the output's domain")
         tile = cheapest(costs, _tiles(costs, limits))
         tile = with_group(with_order(tile, costs, limits), costs, limits)
+        if limits.lock_step and tile.team == 1 and not any(costs.symbolic):
+            tile = replace(tile, local_bytes=limits.tile_bytes)
         return WorkItem(costs.kernel, tile).schedule()
 
 

@@ -43,6 +43,7 @@ from .grid import Grid
 from .hoisting import hoisted
 from .kept_rows import keep_rows
 from .lanes import Lane
+from .local_tiles import fetch_together
 from .partial import partial_of
 from .row_filling import fill_rows, load_row, values_under_way
 from .scope import Scope
@@ -167,6 +168,8 @@ class WorkItem(Writer):
                 nest.append((var, axis.extent))
         if tile.team > 1 and not shared:
             others = self.grid.member < const(1, self.grid.member)  # one of them stores
+        if tile.local_bytes:
+            others = self.grid.condition
         repeats = self._items
         for _, extent in nest:
             repeats *= static(extent) or 1
@@ -296,24 +299,30 @@ class WorkItem(Writer):
             values[axis.var] = self._fresh_loop(axis)
             nest.append((values[axis.var], axis.extent))
         texels = nest[-1][0] if nest and reduced[-1].var in self.kernel.texels else None
-        around = nest[:-1] if texels is not None else nest
+        parts = [nest[:-1], nest[-1:]] if texels is not None else [nest]
         repeats = scope.repeats
         for _, extent in nest:
             repeats *= static(extent) or 1
-        inside = Scope(scope, tuple(var for var, _ in around), repeats) if nest else scope
-        outside = inside
-        if texels is not None:
-            inside = Scope(outside, (texels,), repeats)
+        nested = [scope]
+        for part in parts if nest else []:
+            nested.append(Scope(nested[-1], tuple(var for var, _ in part), repeats))
+        inside = nested[-1]
         if stage.is_reduction:
             for store, initial in zip(stage.stores, stage.initial, strict=True):
                 start = self._pull(substitute(initial, values), scope)
                 scope.statements.append(self._assign(registers[store.buffer], start, rows, lane))
         updates = []
         own = {b: lambda _i, register=register: register for b, register in registers.items()}
-        for store in stage.stores:
-            value = replace_loads(substitute(store.value, values), own)
-            value = self._value_in(value, inside)
-            value = by_texels(self, value, texels, outside)
+        wanted = [replace_loads(substitute(store.value, values), own) for store in stage.stores]
+        wanted = [self._value_in(value, inside) for value in wanted]
+        fetches = None
+        if self.tile.local_bytes and scope.parent is None and nest:
+            lanes = [] if texels is None else [Lane(texels, LANES, self.analyzer)]
+            lanes += [] if lane is None else [lane]
+            fetches = fetch_together(self, wanted, parts[0], rows, lanes)
+            wanted = wanted if fetches is None else fetches.values
+        for store, value in zip(stage.stores, wanted, strict=True):
+            value = by_texels(self, value, texels, nested[-2] if nest else scope)
             value = by_texels(self, value, None if lane is None else lane.var, inside)
             updates.append(self._assign(registers[store.buffer], value, rows, lane))
         points = 1
@@ -325,10 +334,15 @@ class WorkItem(Writer):
             return registers
         body = sequence([*inside.statements, *updates])
         kind = self._kind_of_last(nest, rows, stage, body)
-        body = loops(nest[-1:], body, kind)
         if texels is not None:
-            body = sequence([*outside.statements, body])
-        scope.statements.append(loops(nest[:-1], body))
+            body = sequence([*nested[1].statements, loops(nest[-1:], body, kind)])
+        if fetches is not None:
+            body = fetches.inside(body)
+        elif texels is not None:
+            body = loops(nest[:-1], body)
+        else:
+            body = loops(nest[:-1], loops(nest[-1:], body, kind))
+        scope.statements.append(body)
         return registers
 
     def _kind_of_last(self, nest: list[Any], rows: list[Any], stage: Stage, body: Any) -> ForKind:

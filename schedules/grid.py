@@ -46,6 +46,10 @@ class Grid:
         Variable that runs inside the tile, for every axis with more than one point in it.
     member : tvm.ir.Var or None
         Number of the work-item in its team.
+    items : list of (variable, extent)
+        Places of the work-item in its group, along x and along y.
+    condition : expression or None
+        Whether the work-item has work of its own.
     atoms : list of (variable, value)
         Variables that stand for the first point of a tile along an axis of several taken
         together. Their value must stay hidden from simplification, which would take apart the
@@ -73,6 +77,7 @@ class Grid:
         self._straight = straight
         self.atoms: list[tuple[Any, Any]] = []
         self.member: Any = None
+        self.items: list[tuple[Any, int]] = []
         outer = [d for d in range(len(axes)) if d not in tile.inner]
         self._dtype = "int64" if any(dtype_of(a.var) == "int64" for a in axes) else "int32"
         counts = {d: self._tiles(axes[d], tile.size(d)) for d in outer}
@@ -152,10 +157,13 @@ class Grid:
         item = tirx.Var(f"item_{name}", self._dtype)
         self._bind(item, one)
         self._axes.append((f"threadIdx.{name}", item, one, threads))
+        self.items.append((item, threads))
         linear = group * one + item
         if extent is None or extent % threads:
             inside = linear < total
             self.condition = inside if self.condition is None else tirx.And(self.condition, inside)
+            if self._tile.local_bytes:  # all take part, the last ones in what another computes
+                linear = tirx.min(linear, const(int(total) - 1, linear))
             return self._let(f"linear_{name}", linear, total)
         return linear
 
@@ -231,6 +239,19 @@ class Grid:
         zero = const(0, self.points[d])
         return self._analyzer.simplify(substitute(fresh, {self.points[d]: zero}))
 
+    def unfolded(self, expr: Any) -> Any:
+        """Expression of the work-item's places in its group, all names between replaced."""
+        for var, value in (*self.atoms, *reversed(self._lets)):
+            expr = substitute(expr, {var: value})
+        return expr
+
+    def number(self) -> Any:
+        """Number of the work-item in its group."""
+        number: Any = tirx.IntImm(self._dtype, 0)
+        for var, threads in reversed(self.items):
+            number = number * const(threads, var) + var
+        return self._analyzer.simplify(number)
+
     def launch(self, work_item: Any) -> Any:
         """Thread axes around the block of one work-item."""
         body = work_item
@@ -241,6 +262,8 @@ class Grid:
     def inside(self, statements: list[Any]) -> Any:
         """Statements of a work-item, under the condition that it has work."""
         lets = [tirx.Bind(var, value) for var, value in self._lets]
+        if self._tile.local_bytes:
+            return sequence([*lets, *statements])
         if self._repeated is None:
             return when(self.condition, sequence([*lets, *statements]))
         step, repeat, inside = self._repeated

@@ -24,6 +24,9 @@ class ScheduleLimits:
         Rows and columns of an output tile that one work-item keeps in registers.
     local_bytes : int
         Bytes of local (shared) memory of a work-group.
+    tile_bytes : int
+        Of these, what operands may take that a group fetches together; 0 where local memory is
+        ordinary memory.
     subgroup : int
         Work-items that run in lock step; 1 where each runs alone, as on a processor.
     memory : Memory
@@ -37,6 +40,7 @@ class ScheduleLimits:
     vector_width: int
     register_tile: tuple[int, int]
     local_bytes: int
+    tile_bytes: int
     subgroup: int
     memory: Memory
     row_bytes: int
@@ -55,11 +59,13 @@ def limits_of(target: Target) -> ScheduleLimits:
     profile = profile_for(target)
     group = target.attrs.get("max_num_threads")
     local = target.attrs.get("max_shared_memory_per_block")
+    local = profile.local_memory.bytes if local is None else int(local)
     return ScheduleLimits(
         profile.work_group.default_size if group is None else int(group),
         profile.compute.vector_width,
         profile.compute.register_tile,
-        profile.local_memory.bytes if local is None else int(local),
+        local,
+        local // 2 if profile.local_memory.in_hardware else 0,
         profile.work_group.subgroup_size,
         Memory.of(profile),
         0 if profile.work_group.subgroup_size > 1 else profile.cache.buffer_l1_bytes // 2,

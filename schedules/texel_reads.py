@@ -34,8 +34,12 @@ def by_texels(item: Any, value: Any, at: Any, scope: Scope) -> Any:
     `at` is a variable that runs over four lanes, or None.
     """
 
+    is_tile = item._lane is not None and item._lane.var.same_as(at)
+
     def along(load: TensorLoad) -> bool:
-        return is_texture(load.source) and bool(load.indices[-1].same_as(at))
+        # Vectors of the tile are read from local memory where they are used.
+        shared = load.source.ty.storage_scope == "shared" and not is_tile
+        return (shared or is_texture(load.source)) and bool(load.indices[-1].same_as(at))
 
     if at is None or not any(map(along, loads_of(value))):
         return value

@@ -29,6 +29,8 @@ class Tile:
         Work-items in a work-group, at most.
     group_rows : int
         Work-items of a group along its second axis, at least, where there are as many.
+    local_bytes : int
+        Local memory for operands that a group fetches together (:mod:`.local_tiles`); 0 for none.
     team : int
         Work-items that compute one tile together: each takes a part of every reduction and of the
         last inner axis, and partial results meet in local memory. 1 for none; else `rows`, `lane`
@@ -46,6 +48,7 @@ class Tile:
     inner_width: int = 1
     group: int = 64
     group_rows: int = 1
+    local_bytes: int = 0
     team: int = 1
     fastest: int | None = None
     repeat: int = 1

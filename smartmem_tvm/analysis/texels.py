@@ -87,7 +87,11 @@ def _split_reduced(stage: Stage) -> tuple[Stage, list[Any]]:
     lanes = (lane_axis(x.indices[-1], analyzer) for x in stage.loads() if is_texture(x.source))
     found = [var for var in lanes if var is not None]
     reduced = [axis for axis in stage.axes if axis.reduced]
-    return _split(stage, [axis for axis in reduced if any(axis.var.same_as(v) for v in found)])
+    wanted = [axis for axis in reduced if any(axis.var.same_as(var) for var in found)]
+    stage, split = _split(stage, wanted)
+    # The lanes innermost, whatever windows go around them: a texel is read once.
+    last = {axis.var: any(axis.var.same_as(var) for var in split) for axis in stage.axes}
+    return with_axes(stage, sorted(stage.axes, key=lambda axis: last[axis.var]), {}), split
 
 
 def _lanes_of_sink(kernel: Kernel) -> list[Axis]:

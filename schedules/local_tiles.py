@@ -1,0 +1,324 @@
+"""Operands of a reduction in local memory, which the work-items of a group fetch together.
+
+::
+
+    for k in range(512):               for ko in range(32):
+        s[p, l] += A[8 * y + p, k]         barrier
+                 * B[k, 4 * x + l]  →      a, b = what the group reads of A and B in 16 steps, of
+                                                  which each work-item fetches its share
+                                           barrier
+                                           for ki in range(16): s[p, l] += a[y, p, ki] * b[ki, x, l]
+
+What all work-items of a group read in a step is less than what each reads, added up: those side by
+side along x share A's elements, those along y share B's. So a group asks memory once for what its
+work-items would ask for many times.
+
+An operand is fetched with the choice around it: nothing is read that was not read before. It goes
+by texels or by the vectors of the tile where it lies like that, else by elements. Not legal where
+work-items leave early or take different numbers of steps: :class:`.grid.Grid` keeps all of them to
+the end, and only reductions outside of every other loop are computed like this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+from tvm.tirx import BufferLoad
+from tvm_ffi import structural_equal, structural_walk
+
+from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, static, substitute, uses
+from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
+from smartmem_tvm.analysis.texels import is_texture
+
+from .lanes import Lane
+from .statements import loop, loops, private, sequence, when
+from .team import barrier
+
+# Requests for each that is left, at least.
+WORTH = 2
+# Steps of a reduction of which the operands are fetched at once, at most.
+MOST_STEPS = 8
+
+Axes = list[tuple[Any, int]]
+Loops = list[tuple[Any, Any]]
+
+
+@dataclass
+class Operand:
+    """A part of a value that is fetched together.
+
+    Attributes
+    ----------
+    part
+        A load, or a choice around one, as this work-item reads it.
+    unfolded
+        The same in terms of the work-item's places in its group.
+    axes : list of (variable, extent)
+        What tells its vectors apart among the work-items of a group in one step.
+    steps : list of variable
+        Loops of steps that it depends on.
+    vector : Lane or None
+        Variable that runs along a vector of it.
+    own : int
+        Vectors that one work-item needs in one step.
+    """
+
+    part: Any
+    unfolded: Any
+    axes: Axes
+    steps: list[Any]
+    vector: Lane | None
+    own: int
+
+    @property
+    def width(self) -> int:
+        """Lanes of a vector."""
+        return 1 if self.vector is None else self.vector.width
+
+    def taken(self, steps: Axes) -> list[tuple[Any, int]]:
+        """Loops of steps that its vectors are told apart by, and how many at once."""
+        return [(var, n) for var, n in steps if n > 1 and any(var.same_as(s) for s in self.steps)]
+
+    def vectors(self, steps: Axes) -> int:
+        """Vectors that a group needs in some steps."""
+        return math.prod(n for _, n in (*self.axes, *self.taken(steps)))
+
+
+@dataclass
+class Fetches:
+    """A reduction whose operands are fetched together.
+
+    Attributes
+    ----------
+    values : list
+        What is computed in a step, from local memory.
+    statements : list
+        What fetches the operands of some steps, barriers included.
+    outer, inner : list of (variable, extent)
+        Loops over fetches, and over the steps of one.
+    split : dict
+        The first step of a fetch for each of the old loops' variables, and the variable of the
+        steps beyond it, None where there is only one.
+    """
+
+    values: list[Any]
+    statements: list[Any]
+    outer: Loops
+    inner: Loops
+    split: dict[Any, tuple[Any, Any]]
+
+    def inside(self, body: Any) -> Any:
+        """Statements of a step, inside of the new loops."""
+        whole = {
+            var: first if step is None else first + step
+            for var, (first, step) in self.split.items()
+        }
+        body = loops(self.inner, substitute(body, whole))
+        return loops(self.outer, sequence([*self.statements, body]))
+
+
+def fetch_together(
+    item: Any, values: list[Any], nest: Loops, points: Axes, lanes: list[Lane]
+) -> Fetches | None:
+    """Fetch operands of values together; None where that saves little or local memory is small.
+
+    Parameters
+    ----------
+    item
+        The work-item.
+    values
+        What it computes in each step.
+    nest
+        Loops over the steps.
+    points, lanes
+        Other loops around the values: the tile's rows; and those of which vectors are made.
+    """
+    items = [(var, n) for var, n in item.grid.items if n > 1]
+    threads = math.prod(n for _, n in items)
+    extents = [(var, static(extent)) for var, extent in nest]
+    if not items or any(extent is None for _, extent in extents):
+        return None
+    variables = [var for var, _ in nest]
+    found: list[Operand] = []
+
+    def collect(node: Any) -> Any:
+        operand = _operand(item, node, variables, points, lanes)
+        shared = operand is not None and math.prod(n for _, n in operand.axes) < (
+            threads * operand.own
+        )
+        if shared and not any(structural_equal(o.part, operand.part) for o in found):
+            found.append(operand)
+        return node
+
+    for value in values:
+        _visit_parts(value, collect)
+    steps = _steps(found, extents, item.tile.local_bytes)
+    if steps is None or not _is_worth_it(found, steps, threads):
+        return None
+    outer, inner, split = _split(item, nest, dict(steps))
+    fills, loads = [], []
+    for operand in found:
+        fill, load = _fill(item, operand, operand.taken(steps), split, threads)
+        fills.append(fill)
+        loads.append(load)
+
+    def local(node: Any) -> Any:
+        return next(
+            (x for o, x in zip(found, loads, strict=True) if structural_equal(o.part, node)), node
+        )
+
+    values = [_visit_parts(value, local) for value in values]
+    return Fetches(values, [barrier(), *fills, barrier()], outer, inner, split)
+
+
+def _visit_parts(value: Any, change: Any) -> Any:
+    """Value with its loads, or the choices around them, changed."""
+
+    def visit(node: Any, mutator: Any) -> Any:
+        is_choice = isinstance(node, tvm.ir.Call) and node.op.same_as(IF_THEN_ELSE)
+        if is_choice or isinstance(node, TensorLoad):
+            return change(node)
+        return mutator.default_mutate(node)
+
+    return tvm_ffi.structural_mutate(value, (tvm.ir.Expr, visit))
+
+
+def _operand(
+    item: Any, part: Any, steps: list[Any], points: Axes, lanes: list[Lane]
+) -> Operand | None:
+    """How a part is fetched; None where it cannot be."""
+    loads = loads_of(part)
+    if len(loads) != 1 or loads[0].source.ty.storage_scope in ("local", "shared"):
+        return None
+    unfolded = item.grid.unfolded(part)
+    if any(uses(unfolded, atom) for atom in item._atoms):
+        return None  # it hides in which work-items it differs
+    inside = [*points, *((lane.var, lane.width) for lane in lanes)]
+    axes = [(v, n) for v, n in (*inside, *item.grid.items) if n > 1 and uses(unfolded, v)]
+    inside = [(v, n) for v, n in axes if any(v.same_as(own) for own, _ in inside)]
+    vector = _vector(loads[0], part, lanes)
+    if vector is None and is_texture(loads[0].source):
+        return None
+    if vector is not None:
+        axes = [(v, n) for v, n in axes if not v.same_as(vector.var)]
+        inside = [(v, n) for v, n in inside if not v.same_as(vector.var)]
+    used = [var for var in steps if uses(unfolded, var)]
+    return Operand(part, unfolded, axes, used, vector, math.prod(n for _, n in inside))
+
+
+def _vector(load: TensorLoad, part: Any, lanes: list[Lane]) -> Lane | None:
+    """Lanes in which elements lie side by side, and of which conditions say the same."""
+    choices: list[Any] = []
+    structural_walk(part, (tvm.ir.Call, choices.append))
+    conditions = [call.args[0] for call in choices if call.op.same_as(IF_THEN_ELSE)]
+    for lane in lanes:
+        same = all(lane.step(condition) == 0 for condition in conditions)
+        if same and lane.stride(load.source, load.indices) == 1:
+            return lane
+    return None
+
+
+def _steps(found: list[Operand], extents: list[Any], most_bytes: int) -> Axes | None:
+    """How many steps of each loop are fetched at once, whole inner loops first."""
+    steps = [(var, 1) for var, _ in extents]
+
+    def size() -> int:
+        return sum(
+            o.vectors(steps) * o.width * tvm.DataType(dtype_of(o.part)).itemsize for o in found
+        )
+
+    if not found or size() > most_bytes:
+        return None
+    left = MOST_STEPS
+    for place in reversed(range(len(extents))):
+        var, extent = extents[place]
+        for count in (n for n in range(min(left, extent), 0, -1) if extent % n == 0):
+            steps[place] = (var, count)
+            if size() <= most_bytes:
+                break
+        if steps[place][1] < extent:
+            break
+        left //= extent
+    return steps
+
+
+def _is_worth_it(found: list[Operand], steps: Axes, threads: int) -> bool:
+    fetched = sum(math.ceil(operand.vectors(steps) / threads) for operand in found)
+    alone = sum(o.own * math.prod(n for _, n in o.taken(steps)) for o in found)
+    return WORTH * fetched <= alone
+
+
+def _split(
+    item: Any, nest: Loops, steps: dict[Any, int]
+) -> tuple[Loops, Loops, dict[Any, tuple[Any, Any]]]:
+    """Loops over fetches and over their steps, and what stands for the old variables."""
+    outer: Loops = []
+    inner: Loops = []
+    split: dict[Any, tuple[Any, Any]] = {}
+    for var, extent in nest:
+        size, whole = const(steps[var], var), const(int(extent) // steps[var], var)
+        fetch, step = (tirx.Var(item._name(name), var.ty) for name in ("fetch", "step"))
+        for part, count in ((fetch, whole), (step, size)):
+            item.analyzer.bind(part, tvm.ir.Range(const(0, part), count))
+        if int(whole) > 1:
+            outer.append((fetch, whole))
+        if int(size) > 1:
+            inner.append((step, size))
+        first = fetch * size if int(whole) > 1 else const(0, var)
+        split[var] = first, step if int(size) > 1 else None
+    return outer, inner, split
+
+
+def _fill(
+    item: Any, operand: Operand, steps: Axes, split: dict[Any, tuple[Any, Any]], threads: int
+) -> tuple[Any, TensorLoad]:
+    """Statement that fetches an operand of some steps, and the load of this work-item's element."""
+    axes = [*steps, *operand.axes]
+    shape = [*(n for _, n in axes), operand.width]
+    tile = private(item._name("tile"), shape, dtype_of(operand.part), "shared")
+    item._buffers.append(tile)
+    number, turn, turns = _numbered(item, math.prod(shape[:-1]), threads)
+    binds, at, left = [], {}, math.prod(shape[:-1])
+    for var, extent in axes:
+        left //= extent
+        place = tirx.Var(item._name("at"), turn.ty)
+        item.analyzer.bind(place, tvm.ir.Range(const(0, place), const(extent, place)))
+        binds.append(tirx.Bind(place, number // const(left, number) % const(extent, number)))
+        at[var] = place
+    places: list[Any] = [at[var] for var, _ in axes]
+    own: list[Any] = [split[var][1] if var in split else var for var, _ in axes]
+    lane, last = None, const(0, turn)
+    if operand.vector is None:
+        own.append(last)
+    else:
+        like = operand.vector.var
+        lane = Lane(tirx.Var(item._name("lane"), like.ty), operand.width, item.analyzer)
+        at[like] = last = lane.var
+        own.append(like)
+    values = {
+        var: value if dtype_of(value) == dtype_of(var) else tirx.Cast(dtype_of(var), value)
+        for var, value in at.items()
+    }
+    for var, (first, _) in split.items():
+        values[var] = first + values[var] if var in at else first
+    part = substitute(operand.unfolded, values)
+    fetch = item._assign(BufferLoad(tile, [*places, last]), part, [], lane)
+    some = math.prod(shape[:-1]) % threads
+    inside = number < const(math.prod(shape[:-1]), number) if some else None
+    body = when(inside, sequence([*binds, fetch]))
+    return loop(turn, turns, body), BufferLoad(tile, own)
+
+
+def _numbered(item: Any, vectors: int, threads: int) -> tuple[Any, Any, Any]:
+    """Number of a vector, and the loop over those that a work-item fetches."""
+    like = item.grid.items[0][0]
+    turn = tirx.Var(item._name("turn"), like.ty)
+    turns = const(math.ceil(vectors / threads), turn)
+    item.analyzer.bind(turn, tvm.ir.Range(const(0, turn), turns))
+    return turn * const(threads, turn) + item.grid.number(), turn, turns

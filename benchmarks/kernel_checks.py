@@ -157,8 +157,8 @@ def check_module(
     dict
         ``functions``, ``kernels``, ``sources`` (bytes and name, the largest first),
         ``largest_group``, ``most_arguments``, ``most_images``, ``most_local_bytes``,
-        ``largest_program`` (what the driver compiles for a kernel: declarations of all others,
-        too), ``wide`` (why indices of a function are left 64 bits wide), ``clang`` (the compiler's
+        ``largest_program`` (what the driver compiles for a kernel: with what stands before it),
+        ``wide`` (why indices of a function are left 64 bits wide), ``clang`` (the compiler's
         ``version`` and how many kernels it ``accepted``, or why it was ``skipped``), and
         ``violations``, a line each.
     """
@@ -243,7 +243,7 @@ def clang_check(
 
 
 def program_violations(programs: Mapping[str, str]) -> list[str]:
-    """Kernels whose source is short enough alone, but not as the driver gets it."""
+    """Kernels whose source is short enough alone, but not with what the driver gets before it."""
     said = []
     for name, code in programs.items():
         size = len(code.encode())

@@ -337,17 +337,17 @@ def write_block(graph: Graph, builder: relax.BlockBuilder) -> relax.DataflowBloc
 
 
 def rewrite_blocks(
-    mod: tvm.IRModule, rewrite: Callable[[Graph], object], *, in_place: bool = False
+    mod: tvm.IRModule, rewrite: Callable[[Graph], object], **reading: bool
 ) -> tvm.IRModule:
     """Module in which ``rewrite(graph)`` has changed the graph of every dataflow block.
 
     PrimFuncs are written anew and take the plain names again; those that nobody calls any more are
-    left out. `in_place` is that of :func:`read_graph`.
+    left out. `reading` is as of :func:`read_graph`.
     """
     graphs: dict[Any, Graph] = {}
     for func in mod.functions.values():
         for block in _dataflow_blocks(func):
-            graph = read_graph(mod, block, in_place=in_place)
+            graph = read_graph(mod, block, **reading)
             rewrite(graph)
             graph.sort()
             graphs[block] = graph

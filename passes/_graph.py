@@ -25,6 +25,7 @@ from smartmem_tvm.analysis.computation import (
     OpaqueReason,
     Stage,
     read_stages,
+    stored_twice,
     substitute_in_stage,
     with_fresh_axes,
 )
@@ -165,9 +166,10 @@ class Graph:
 
 
 class _Reader:
-    def __init__(self, mod: tvm.IRModule, *, in_place: bool) -> None:
+    def __init__(self, mod: tvm.IRModule, *, in_place: bool, repeated: bool) -> None:
         self.mod = mod
         self.in_place = in_place
+        self.repeated = repeated
         self.values: dict[Any, Any] = {}  # relax variable → buffer, or tuple of buffers
         self.constants: dict[Any, Any] = {}
         self.graph = Graph([], {}, {})
@@ -279,6 +281,9 @@ class _Reader:
         stages = self.stages[global_var]
         if isinstance(stages, OpaqueReason):
             return stages.reason
+        twice = None if self.repeated else next(filter(None, map(stored_twice, stages)), None)
+        if twice is not None:
+            return twice
         reads = [
             argument if isinstance(argument.ty, tvm.ir.PrimType) else self.buffer_of(argument)
             for argument in arguments.fields
@@ -352,13 +357,21 @@ def _bind(params: Any, arguments: list[Any]) -> dict[Any, Any] | None:
     return values
 
 
-def read_graph(mod: tvm.IRModule, block: relax.DataflowBlock, *, in_place: bool = False) -> Graph:
+def read_graph(
+    mod: tvm.IRModule,
+    block: relax.DataflowBlock,
+    *,
+    in_place: bool = False,
+    repeated: bool = False,
+) -> Graph:
     """Graph of a dataflow block.
 
     Kernels that write into an operand's memory are nodes with `in_place`; without it they are
     opaque, for the passes that join kernels: joined, they would write before others have read.
+    Likewise kernels with a stage that stores in a buffer twice, with `repeated` or `in_place`:
+    ConcatenateInPlace makes such stages, and the passes before it look for one store of an element.
     """
-    reader = _Reader(mod, in_place=in_place)
+    reader = _Reader(mod, in_place=in_place, repeated=in_place or repeated)
     graph = reader.read(block)
     graph.variables = reader.values
     return graph

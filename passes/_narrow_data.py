@@ -11,7 +11,9 @@
 Legal where a datum of more than 32 bits would be outside of the tensor that it is an index of, so
 that none comes: it is the index, or that with a number added or subtracted, or both branches of a
 choice that asks nothing else are such. Not where it is divided, clamped, computed with otherwise or
-stored: ``x[datum % 8]`` is an element for every datum. A 64-bit result is cast where it is stored.
+stored: ``x[datum % 8]`` is an element for every datum. Data whose bounds are known, because the
+module makes it (:mod:`._data_bounds`), is legal everywhere. A 64-bit result is cast where it is
+stored.
 """
 
 from __future__ import annotations
@@ -28,7 +30,13 @@ from tvm_ffi import structural_equal, structural_map, structural_visit, structur
 
 from smartmem_tvm.analysis.expressions import dtype_of, loads_of
 
-WIDE_TYPES = ("int64", "uint64")
+from ._data_bounds import WIDE_TYPES, Bounds
+
+# Exact in 32 bits where operands and results fit, as all must (`narrow_indices.py`).
+CUT = (
+    *(tirx.Add, tirx.Sub, tirx.Mul, tirx.Min, tirx.Max),
+    *(tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod),
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,21 @@ class HeldData:
         The function on the twins.
     kept
         Twins of private tensors: what is stored there is part of an index.
+    known
+        Bounds of the data in twins, where there are some.
     """
 
     func: tirx.PrimFunc
     kept: frozenset[Any]
-    _places: tuple[int, ...]
+    known: Mapping[Any, Bounds]
+    _places: Mapping[int, str]
 
     def released(self, narrowed: tirx.PrimFunc) -> tirx.PrimFunc:
         """The function with its own parameters again; they are cast where they are accessed."""
         wide = {}
-        for place in self._places:
+        for place, dtype in self._places.items():
             twin = narrowed.params[place]
-            wide[twin] = tirx.decl_buffer(twin.shape, "int64", twin.name, layout=None)
+            wide[twin] = tirx.decl_buffer(twin.shape, dtype, twin.name, layout=None)
 
         def load(node: TensorLoad) -> Any:
             if node.source not in wide:
@@ -63,7 +74,9 @@ class HeldData:
             if node.buffer not in wide:
                 return node
             return tirx.BufferStore(
-                wide[node.buffer], tirx.Cast("int64", node.value), list(node.indices)
+                wide[node.buffer],
+                tirx.Cast(wide[node.buffer].dtype, node.value),
+                list(node.indices),
             )
 
         body = structural_map(narrowed.body, [(TensorLoad, load), (tirx.BufferStore, store)])
@@ -71,10 +84,14 @@ class HeldData:
         return tirx.PrimFunc(params, body, narrowed.ret_type, narrowed.attrs)
 
 
-def hold_narrow(func: tirx.PrimFunc) -> HeldData | str:
-    """The function on 32-bit twins of its 64-bit tensors, or why that could change a result."""
+def hold_narrow(func: tirx.PrimFunc, bounds: Mapping[int, Bounds]) -> HeldData | str:
+    """The function on 32-bit twins of its 64-bit tensors, or why that could change a result.
+
+    The data of the parameters in `bounds`, by place, is within these.
+    """
     wide = _wide_tensors(func)
-    reason = _Uses(_carriers(func, wide), set(func.params)).stray(func.body)
+    known = {func.params[place]: bound for place, bound in bounds.items()}
+    reason = _Uses(_carriers(func, wide, known), set(func.params)).stray(func.body)
     if reason is not None:
         return reason
     twins = {
@@ -84,10 +101,11 @@ def hold_narrow(func: tirx.PrimFunc) -> HeldData | str:
         for buffer in wide
     }
     params = [twins.get(param, param) for param in func.params]
-    places = tuple(place for place, param in enumerate(func.params) if param in twins)
+    places = {n: str(param.dtype) for n, param in enumerate(func.params) if param in twins}
     body = _with_twins(func.body, twins, set(func.params))
     held = tirx.PrimFunc(params, body, func.ret_type, func.attrs)
-    return HeldData(held, frozenset(twins.values()) - set(params), places)
+    of_twins = {twins[param]: bound for param, bound in known.items() if param in twins}
+    return HeldData(held, frozenset(twins.values()) - set(params), of_twins, places)
 
 
 def _wide_tensors(func: tirx.PrimFunc) -> dict[Any, None]:
@@ -106,11 +124,13 @@ def _wide_tensors(func: tirx.PrimFunc) -> dict[Any, None]:
     return found
 
 
-def _carriers(func: tirx.PrimFunc, wide: Mapping[Any, None]) -> set[Any]:
-    """The tensors that hold data: parameters, and private ones where data is stored."""
+def _carriers(
+    func: tirx.PrimFunc, wide: Mapping[Any, None], known: Mapping[Any, Bounds]
+) -> set[Any]:
+    """The tensors that hold data of any size: parameters, and private ones where it is stored."""
     stores: list[tirx.BufferStore] = []
     structural_walk(func.body, (tirx.BufferStore, stores.append))
-    found = set(func.params) & set(wide)
+    found = set(func.params) & set(wide) - set(known)
     grown = True
     while grown:
         more = {
@@ -157,7 +177,7 @@ def _cut(expr: Any) -> Any:
     """What is stored in a private tensor, computed in 32 bits."""
     if isinstance(expr, tirx.Cast) and dtype_of(expr.value) == "int32":
         return expr.value
-    if isinstance(expr, (tirx.Add, tirx.Sub)):
+    if isinstance(expr, CUT):
         return type(expr)(_cut(expr.a), _cut(expr.b))
     if isinstance(expr, tirx.Select):
         return tirx.Select(expr.condition, _cut(expr.true_value), _cut(expr.false_value))

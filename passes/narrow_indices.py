@@ -15,10 +15,10 @@ that has it in its shapes. What is kept has the bounds of all that is stored the
 part of an index is taken to be below 2**30 in magnitude, as no element is further away.
 
 Legal when every symbol of the function has a bound at every call, no buffer has 2**31 elements or
-more, no integer that is computed passes 32 bits, and 64-bit data only says where an element is
-(``_narrow_data.py``; TVM narrows no function with such data). A function that is left as it is has
-the reason in its attribute ``smartmem.wide_indices``. Functions without symbols, integers to read
-and 64-bit results are TVM's to narrow.
+more, no integer that is computed passes 32 bits, and 64-bit data only says where an element is or
+is known to be small (``_narrow_data.py``; TVM narrows no function with such data). A function that
+is left as it is has the reason in its attribute ``smartmem.wide_indices``. Functions without
+symbols, integers to read and 64-bit results are TVM's to narrow.
 
 Requires: scheduled functions, called through ``call_tir``; inputs within their bounds.
 Guarantees: the same values; symbols, loops and indices of a narrowed function are 32 bits wide.
@@ -32,16 +32,22 @@ from typing import Any
 import tvm
 from tvm import relax, tirx
 from tvm.ir.expr import TensorLoad
-from tvm.s_tir import SBlock
 from tvm_ffi import structural_map, structural_walk
 
-from ._narrow_data import WIDE_TYPES, hold_narrow
+from ._data_bounds import (
+    DATA_LIMIT,
+    WIDE_TYPES,
+    Bounds,
+    bind_ranges,
+    bounded_variable,
+    data_bounds,
+)
+from ._narrow_data import HeldData, hold_narrow
 
 BOUNDS = "tir_var_upper_bound"
 WIDE = "smartmem.wide_indices"
 CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 LIMIT = 2**31
-DATA_LIMIT = 2**30
 ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
 
 # Largest value of each symbol; None where it is not known.
@@ -54,23 +60,25 @@ class NarrowIndices:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with indices narrowed where that is safe."""
-        largest = _symbols_of_calls(mod)
+        largest, bounds = _symbols_of_calls(mod), data_bounds(mod)
         mod = mod.clone()
         for gv, symbols in largest.items():
             func = mod[gv]
             if not symbols and not _has_integers(func):
                 continue
-            narrow = _narrowed(func, symbols)
+            narrow = _narrowed(func, symbols, bounds.get(gv, {}))
             mod.update_func(gv, func.with_attr(WIDE, narrow) if isinstance(narrow, str) else narrow)
         return mod
 
 
-def _narrowed(func: tirx.PrimFunc, symbols: Largest) -> tirx.PrimFunc | str:
+def _narrowed(
+    func: tirx.PrimFunc, symbols: Largest, bounds: Mapping[int, Bounds]
+) -> tirx.PrimFunc | str:
     """The function with indices of 32 bits, or why they stay as wide as they are."""
-    held = hold_narrow(func)
+    held = hold_narrow(func, bounds)
     if isinstance(held, str):
         return held
-    reason = _refusal(held.func, symbols, held.kept)
+    reason = _refusal(held, symbols)
     if reason is not None:
         return reason
     alone = tvm.IRModule({"main": held.func})
@@ -143,21 +151,21 @@ def _largest(actual: Any, analyzer: tvm.sym.Analyzer, known: set[Any]) -> int | 
     return int(analyzer.const_int_bound(actual).max_value)
 
 
-def _refusal(func: tirx.PrimFunc, symbols: Largest, parts: frozenset[Any]) -> str | None:
+def _refusal(held: HeldData, symbols: Largest) -> str | None:
     """Why indices stay as wide as they are; None where 32 bits hold all of them."""
     analyzer = tvm.sym.Analyzer()
     for symbol, value in symbols.items():
         if value is None:
             return f"the symbolic extent '{symbol.name}' has no declared upper bound"
         analyzer.update(symbol, tvm.sym.ConstIntBound(1, value))
-    for buffer in _buffers(func):
+    for buffer in _buffers(held.func):
         elements = tirx.const(1, "int64")
         for extent in buffer.shape:
             elements = elements * tirx.Cast("int64", extent)
         most = int(analyzer.const_int_bound(elements).max_value)
         if most >= LIMIT:
             return f"'{buffer.name}' has up to {most} elements, more than 32 bits can number"
-    return _wide_part(func, analyzer, parts)
+    return _wide_part(held, analyzer)
 
 
 def _buffers(func: tirx.PrimFunc) -> list[Any]:
@@ -172,27 +180,15 @@ def _buffers(func: tirx.PrimFunc) -> list[Any]:
     return list(found)
 
 
-def _wide_part(
-    func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer, kept_parts: frozenset[Any]
-) -> str | None:
+def _wide_part(held: HeldData, analyzer: tvm.sym.Analyzer) -> str | None:
     """The first part of an index that 32 bits may not hold, in words."""
-
-    def bind_iterators(block: SBlock) -> None:
-        for iter_var in block.iter_vars:
-            analyzer.bind(iter_var.var, iter_var.dom)
-
-    def bind_loop(loop: tirx.For) -> None:
-        analyzer.bind(loop.loop_var, tvm.ir.Range.from_min_extent(loop.min, loop.extent))
-
-    def bind_variable(bind: tirx.Bind) -> None:
-        analyzer.bind(bind.var, bind.value)
-
-    binders = [(tirx.For, bind_loop), (SBlock, bind_iterators), (tirx.Bind, bind_variable)]
-    structural_walk(func.body, binders, order="pre")
+    func = held.func
+    bind_ranges(func, analyzer)
+    known = {twin: bounded_variable(analyzer, twin, bound) for twin, bound in held.known.items()}
     data = tirx.Var("data", "int32")
     analyzer.update(data, tvm.sym.ConstIntBound(-DATA_LIMIT, DATA_LIMIT))
-    kept = _kept_indices(func, analyzer, {buffer: data for buffer in kept_parts})
-    cut = _parts_of_kept(func, kept_parts)
+    kept = _kept_indices(func, analyzer, known, dict.fromkeys(held.kept, data))
+    cut = _parts_of_kept(func, held.kept)
     parts = _parts_of_indices(func) | cut
     wide: list[str] = []
 
@@ -237,21 +233,24 @@ def _parts_of_indices(func: tirx.PrimFunc) -> set[Any]:
 
 
 def _kept_indices(
-    func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer, data: Mapping[Any, Any]
+    func: tirx.PrimFunc,
+    analyzer: tvm.sym.Analyzer,
+    known: Mapping[Any, Any],
+    data: Mapping[Any, Any],
 ) -> dict[Any, Any]:
     """A variable with the bounds of all that is stored, for each private buffer of integers.
 
-    What is stored in those that `data` has is part of an index, and so is data there.
+    What is stored in those that `data` has is part of an index, and so is data there. Buffers of
+    known bounds have theirs.
     """
-    kept: dict[Any, Any] = {}
+    kept = dict(known)
     for buffer, values in _stores_of_integers(func).items():
         bounds = [
             analyzer.const_int_bound(_with_bounds(value, kept, data.get(buffer)))
             for value in values
         ]
-        kept[buffer] = var = tirx.Var(buffer.name, str(buffer.dtype))
         low, high = min(b.min_value for b in bounds), max(b.max_value for b in bounds)
-        analyzer.update(var, tvm.sym.ConstIntBound(low, high))
+        kept[buffer] = bounded_variable(analyzer, buffer, (low, high))
     return kept
 
 

@@ -47,7 +47,7 @@ class SplitOutputs:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with such tensors split."""
-        return rewrite_blocks(mod, _split_all)
+        return rewrite_blocks(mod, _split_all, repeated=True)
 
 
 def _split_all(graph: Graph) -> None:

@@ -158,7 +158,7 @@ def fetch_together(
 
     for value in values:
         _visit_parts(value, collect)
-    steps = _steps(found, extents, item.tile.local_bytes)
+    steps = _steps(found, extents, item.tile.local_bytes - _taken(item))
     if steps is None or not _is_worth_it(found, steps, threads):
         return None
     outer, inner, split = _split(item, nest, dict(steps))
@@ -246,6 +246,15 @@ def _steps(found: list[Operand], extents: list[Any], most_bytes: int) -> Axes | 
             break
         left //= extent
     return steps
+
+
+def _taken(item: Any) -> int:
+    """Local memory that other reductions of the work-item have, in bytes."""
+    tiles = [buffer for buffer in item._buffers if buffer.ty.storage_scope == "shared"]
+    return sum(
+        math.prod(int(n) for n in tile.shape) * tvm.DataType(str(tile.dtype)).itemsize
+        for tile in tiles
+    )
 
 
 def _is_worth_it(found: list[Operand], steps: Axes, threads: int) -> bool:

@@ -258,6 +258,19 @@ def read_stages(func: tirx.PrimFunc) -> list[Stage] | OpaqueReason:
     return _check_order(stages)
 
 
+def stored_twice(stage: Stage) -> str | None:
+    """Where a stage stores several elements of one buffer at each point, in words.
+
+    What puts a value in place of an element, or takes the stores apart, has to know which is meant.
+    """
+    seen: set[Any] = set()
+    for store in stage.stores:
+        if store.buffer in seen:
+            return f"block '{stage.name}' stores in '{store.buffer.name}' twice"
+        seen.add(store.buffer)
+    return None
+
+
 def _check_order(stages: list[Stage]) -> list[Stage] | OpaqueReason:
     written: set[Any] = set()
     for stage in stages:

@@ -33,6 +33,7 @@ from .computation import (
     read_stages,
     replace_in_stage,
     replace_loads,
+    stored_twice,
     substitute_in_stage,
 )
 from .expressions import dtype_of, loads_of, substitute
@@ -168,6 +169,9 @@ def _plain_booleans(stage: Stage) -> Stage:
 
 def _check(stage: Stage) -> None:
     """Refuse what cannot be computed one element at a time."""
+    twice = stored_twice(stage)
+    if twice is not None:
+        raise NotAKernel(twice)
     for store in stage.stores:
         left = [axis.var for axis in stage.spatial]
         for index in store.indices:
@@ -204,6 +208,8 @@ def _sinks_of(stages: list[Stage], outputs: set[Any]) -> tuple[list[Stage], list
         if not stage.is_reduction and not any(s.buffer in later for s in stage.stores):
             sinks.append(stage)
             continue
+        if any(s.buffer in later for s in stage.stores):
+            _check(stage)  # its point is found by the element that is read
         # The result is also read, or accumulated: the outputs get a copy of it.
         axes, renamed = fresh_axes(stage.spatial)
         made, copies = [], []

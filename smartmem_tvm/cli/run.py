@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SmartMemError
 from . import options
@@ -106,15 +106,44 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _check_choice(args: argparse.Namespace, artifact: Artifact) -> None:
     """Refuse options that contradict what the artefact was compiled for."""
     manifest = artifact.manifest
-    for option, asked, compiled in (
-        ("--device", None if args.device == "auto" else args.device, manifest.profile_name),
-        ("--dtype", args.dtype, manifest.dtype),
-    ):
-        if asked is not None and asked != compiled:
-            raise SmartMemError(
-                f"artefact '{args.artifact}' was compiled with {option} {compiled}, not {asked}: "
-                "compile the model again for that, or leave the option out."
-            )
+    contradicted = None
+    if args.device != "auto":
+        contradicted = _other_profile(args.device, manifest.profile)
+    if contradicted is None and args.dtype not in (None, manifest.dtype):
+        contradicted = f"--dtype {manifest.dtype}, not {args.dtype}"
+    if contradicted is not None:
+        raise SmartMemError(
+            f"artefact '{args.artifact}' was compiled with {contradicted}: compile the model again "
+            "for that, or leave the option out."
+        )
+
+
+def _other_profile(asked: str, compiled: dict[str, Any]) -> str | None:
+    """How a profile, by its name or file, is not the one of the manifest; None where it is."""
+    from ..devices import load_profile
+
+    profile = load_profile(asked)
+    name = compiled.get("name", "unnamed")
+    if profile.name != name:
+        named = asked if asked == profile.name else f"{asked}, which is profile '{profile.name}'"
+        return f"--device {name}, not {named}"
+    there, here = _keys(compiled), _keys(profile.to_dict())
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            said = f"'{key}' was {there.get(key)}, in {asked} it is {here.get(key)}"
+            return f"another state of profile '{name}' ({said})"
+    return None
+
+
+def _keys(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a profile says, by dotted keys; what is for people is left out."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            found |= _keys(value, f"{prefix}{key}.") if key != "sources" else {}
+        elif key != "description":
+            found[prefix + key] = value
+    return found
 
 
 def _described(outputs: dict[str, np.ndarray]) -> list:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from small_models import mlp, mlp_input, mlp_reference
 
-from smartmem_tvm import checking, runtime, zoo
+from smartmem_tvm import checking, devices, runtime, zoo
 from smartmem_tvm.artifact import Artifact
 from smartmem_tvm.devices import list_profiles
 
 pytestmark = pytest.mark.device
+
+PROFILES = Path(devices.__file__).parent / "profiles"
 
 
 def test_compile_run_and_compare(workplace, smartmem, smartmem_json, opencl_device):
@@ -61,6 +66,30 @@ def test_options_of_run_may_not_contradict_the_artefact(workplace, smartmem, ope
     code, _, err = smartmem("run", "out", "--inputs", "x.npz", "--dtype", "float16")
     assert code == 2
     assert "was compiled with --dtype float32, not float16" in err
+
+
+def test_run_takes_the_file_that_the_artefact_was_compiled_for(workplace, smartmem, opencl_device):
+    own = (PROFILES / "cpu.toml").read_text().replace('name = "cpu"', 'name = "board"')
+    for name, text in {
+        "board": own,
+        "said": re.sub("(?m)^description = .*", 'description = "in other words"', own),
+        "edited": own.replace("default_size = 256", "default_size = 128"),
+        "renamed": own.replace('"board"', '"other"'),
+    }.items():
+        (workplace / f"{name}.toml").write_text(text)
+    assert smartmem("compile", "mlp.onnx", "-o", "out", "--device", "board.toml")[0] == 0
+    run = ("run", "out", "--inputs", "x.npz", "--device")
+    for same in ("board.toml", workplace / "board.toml", "said.toml"):
+        assert smartmem(*run, same)[0] == 0
+    for other, said in {
+        "cpu": "with --device board, not cpu",
+        "renamed.toml": "with --device board, not renamed.toml, which is profile 'other'",
+        "edited.toml": "'work_group.default_size' was 256, in edited.toml it is 128",
+        "absent.toml": "cannot be read",
+    }.items():
+        code, out, err = smartmem(*run, other)
+        assert (code, out) == (2, "")
+        assert said in " ".join(err.split())
 
 
 def test_check(workplace, smartmem, smartmem_json, opencl_device):

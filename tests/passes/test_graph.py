@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tvm
-from relax_graphs import apply, assert_same_values, calls, const, graph, kernels, legalised
+from relax_graphs import STAGE, apply, assert_same_values, calls, const, graph, kernels, legalised
 from tvm import relax, tirx
 from tvm.ir import assert_structural_equal
 from tvm.relax import op
@@ -12,7 +12,13 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
-from smartmem_tvm.passes import EliminateLayoutTransforms, FuseOperators
+from smartmem_tvm.passes import (
+    ConcatenateInPlace,
+    EliminateLayoutTransforms,
+    FuseOperators,
+    SimplifyIndices,
+    SplitOutputs,
+)
 from smartmem_tvm.passes._emit import rewrite_blocks
 from smartmem_tvm.passes._graph import OpaqueNode, read_graph
 
@@ -190,6 +196,37 @@ class Shifted:
             )
             R.output(b)
         return b
+
+
+@I.ir_module(s_tir=True)
+class StoredTwice:
+    @T.prim_func(private=True, s_tir=True)
+    def both(X: T.Buffer((4, 6), "float32"), Y: T.Buffer((4, 12), "float32")):
+        for i, j in T.grid(4, 6):
+            with T.sblock("both"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                Y[vi, vj] = X[vi, vj]
+                Y[vi, vj + 6] = X[vi, vj]
+
+    @R.function
+    def main(x: R.Tensor((4, 6), "float32")):
+        cls = StoredTwice
+        with R.dataflow():
+            y = R.exp(x)
+            z = R.call_tir(cls.both, (y,), out_ty=R.Tensor((4, 12), "float32"))
+            out = R.permute_dims(z)
+            R.output(out)
+        return out
+
+
+@pytest.mark.parametrize("change", [*STAGE, ConcatenateInPlace, SplitOutputs, SimplifyIndices])
+def test_nothing_takes_apart_what_stores_twice(change):
+    mod = legalised(StoredTwice)
+    (block,) = mod["main"].body.blocks
+    (opaque,) = [node for node in read_graph(mod, block).nodes if isinstance(node, OpaqueNode)]
+    assert opaque.reason == "block 'both' stores in 'Y' twice"
+    assert len(list(read_graph(mod, block, repeated=True).kernels())) == 3
+    assert_same_values(mod, apply(mod, change))
 
 
 def test_an_operand_that_is_read_and_written_in_place_is_opaque():

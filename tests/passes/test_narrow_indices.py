@@ -17,6 +17,7 @@ from tvm_ffi import structural_walk
 
 import smartmem_tvm
 from smartmem_tvm.passes import ClassifyOperators, FuseOperators, NarrowIndices
+from smartmem_tvm.passes._data_bounds import data_bounds
 from smartmem_tvm.passes.narrow_indices import WIDE
 from smartmem_tvm.schedules import ApplySchedules, schedule_rules
 
@@ -160,6 +161,130 @@ def test_64_bit_data_that_is_computed_with(body):
     assert re.search("' holds int64|may be an element for data", func.attrs[WIDE])
 
 
+def thirds(x, where):
+    """Rows and columns from one number each: nothing in that bounds the number."""
+    three = number(3)
+    rows = op.take(x, op.floor_divide(where, three), 0)
+    return op.add(rows, op.take(x, op.floor_mod(where, three), 0))
+
+
+@pytest.mark.parametrize(
+    ("values", "narrow"),
+    [
+        ([3, 131, 0, 7, 149], True),
+        ([-1, 2**30, -(2**30)], True),
+        ([3, 2**30 + 1], False),
+        ([3, -(2**40)], False),
+    ],
+)
+def test_constants_are_as_large_as_their_values(values, narrow):
+    mod = joined(lambda x: thirds(x, relax.const(values, "int64")), (50, 4))
+    for func in kernels(NarrowIndices()(mod)):
+        assert (WIDE not in func.attrs) == narrow
+        assert (wide_values(func) == []) == narrow
+
+
+def test_results_are_as_large_as_what_is_stored_in_them():
+    def body(x, y):
+        return thirds(x, op.argmax(op.reshape(x, (4, 50)), 1)), op.argmax(y, 1)
+
+    before = joined(body, (50, 4), (3, 2**20))
+    after = NarrowIndices()(before)
+    assert set(before.functions) == set(after.functions)
+    for func in kernels(after):
+        assert WIDE not in func.attrs
+        assert wide_values(func) == []
+
+
+@T.prim_func(private=True, s_tir=True)
+def kept_rows(
+    x: T.Buffer((24, 3), "float32"), index: T.Buffer((4,), "int64"), out: T.Buffer((4,), "float32")
+):
+    T.func_attr({"tirx.is_scheduled": True})
+    for i in T.thread_binding(4, thread="blockIdx.x"):
+        with T.sblock("copy"):
+            v = T.axis.spatial(4, i)
+            kept = T.sblock_alloc_buffer((1,), "int64", scope="local")
+            kept[0] = (
+                T.Select(index[v] < T.int64(0), index[v] + T.int64(9), index[v])
+                // T.int64(3)
+                * T.int64(8)
+                + v
+            )
+            out[v] = x[
+                kept[0],
+                T.Select(index[v] < T.int64(0), index[v] + T.int64(9), index[v]) % T.int64(3),
+            ]
+
+
+@pytest.mark.parametrize("values", [[3, -1, 8, 0], [3, 2**30, 8, 0], None])
+def test_kept_indices_are_computed_from_data_of_known_bounds(values):
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType([24, 3], "float32"))
+    y = relax.Var("y", relax.TensorType([4], "int64"))
+    with builder.function("main", [x, y]):
+        read = y if values is None else relax.const(values, "int64")
+        called = builder.add_func(kept_rows, "kept_rows")
+        call = relax.call_tir(called, [x, read], relax.TensorType([4], "float32"))
+        builder.emit_func_output(builder.emit(call))
+    func = narrowed(builder.get())
+    if values == [3, -1, 8, 0]:
+        assert WIDE not in func.attrs
+        assert wide_values(func) == []
+        assert "int64(3)" not in func.script()
+    else:  # the product has more than 32 bits, or may have
+        assert re.search("may be from|holds int64", func.attrs[WIDE])
+
+
+@T.prim_func(private=True, s_tir=True)
+def shown(index: T.Buffer((4,), "int64"), out: T.Buffer((4,), "int64")):
+    T.func_attr({"tirx.is_scheduled": True})
+    for i in T.thread_binding(4, thread="blockIdx.x"):
+        with T.sblock("copy"):
+            v = T.axis.spatial(4, i)
+            out[v] = index[v] * T.int64(5) + v
+
+
+@pytest.mark.parametrize(
+    ("steps", "bounds"),
+    [
+        (["const"], [(-2, 9)]),
+        (["input"], [None]),
+        (["const", "last"], [(-10, 48)]),
+        (["const", "other"], [(-2, 40)]),
+        (["const", "input"], [None]),
+        (["far"], [None]),
+        (["large"], [(0, 2**29)]),
+        (["large", "last"], [None]),
+    ],
+)
+def test_bounds_hold_for_every_call(steps, bounds):
+    given = {
+        "const": [-2, 9, 0, 1],
+        "other": [40, 1, 2, 3],
+        "far": [0, 2**31, 0, 0],
+        "large": [0, 2**29, 0, 0],
+    }
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType([4], "int64"))
+    with builder.function("main", [x]):
+        called = builder.add_func(shown, "shown")
+        last, results = x, []
+        for step in steps:
+            read = relax.const(given[step], "int64") if step in given else x
+            function = (
+                builder.add_func(shown.with_attr("n", 1), "next") if step == "last" else called
+            )
+            read = last if step == "last" else read
+            last = builder.emit(relax.call_tir(function, [read], x.ty))
+            results.append(last)
+        builder.emit_func_output(builder.emit(relax.Tuple(results)))
+    found = data_bounds(builder.get())
+    name = "next" if "last" in steps else "shown"
+    (places,) = [places for gv, places in found.items() if gv.name_hint == name]
+    assert [places.get(0)] == bounds
+
+
 def test_64_bit_results_are_cast_where_they_are_stored():
     mod = joined(lambda x: op.argmax(x, 1), (12, 40))
     for func in kernels(NarrowIndices()(mod)):
@@ -213,6 +338,22 @@ def test_a_part_of_an_index_that_does_not_fit():
         builder.emit_func_output(builder.emit(relax.call_tir(called, [x], x.ty)))
     func = narrowed(builder.get())
     assert "may be from 0 to 2800000000" in func.attrs[WIDE]
+
+
+@pytest.mark.parametrize("profile", ["cpu", "adreno-740"])
+def test_data_of_known_bounds_on_a_device(profile, opencl_device):
+    constant = np.array([3, 131, -7, 2**40 + 2])
+
+    def body(x):
+        large = op.take(x, op.floor_mod(relax.const(constant, "int64"), number(9)), 0)
+        return thirds(x, op.argmax(op.reshape(x, (8, 48)), 1)), large
+
+    model = smartmem_tvm.compile(graph(body, (48, 8)), profile)
+    x = np.random.default_rng(0).standard_normal((48, 8)).astype("float32")
+    found, large = model.run([x]).values()
+    where = x.reshape(8, 48).argmax(1)
+    np.testing.assert_allclose(found, x[where // 3] + x[where % 3], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(large, x[constant % 9])
 
 
 @pytest.mark.parametrize("profile", ["cpu", "adreno-740"])

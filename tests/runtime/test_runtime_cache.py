@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import tvm
+import tvm_ffi
 from runtime_helpers import AXES, ROOT, run_python
 
 from smartmem_tvm import runtime
+from smartmem_tvm.runtime.source import serialize_module
 
 pytestmark = pytest.mark.device
 
@@ -78,6 +80,26 @@ def cached(run):
 def test_second_process_builds_nothing(run, cached, tmp_path, opencl_device):
     assert run() == cached
     assert run_process(tmp_path, opencl_device) == cached
+
+
+def test_a_kernel_beside_another_is_not_built_again(tmp_path, opencl_device, monkeypatch):
+    """What other kernels a module declares is no part of what is compiled."""
+    monkeypatch.setenv("SMARTMEM_CACHE_DIR", str(tmp_path))
+    tensor = tvm.runtime.empty((1,), "int32", opencl_device)
+    seen = []
+    for argument in ("int", "float"):
+        declared = "__kernel void set(__global int* a);\n"
+        declared += f"__kernel void other(__global {argument}* a);\n"
+        code = f"// Function: set\n{declared}__kernel void set(__global int* a) {{ a[0] = 7; }}\n"
+        code += f"// Function: other\n{declared}__kernel void other(__global {argument}* a) {{}}\n"
+        module = tvm_ffi.get_global_func("ffi.Module.load_from_bytes.opencl")(
+            serialize_module(code, dict.fromkeys(("set", "other"), (("handle",), AXES)))
+        )
+        module["set"](tensor, 1, 1)
+        seen.append(entries(tmp_path))
+    if not seen[0]:
+        pytest.skip("this driver gives no program binaries")
+    assert seen[1] == seen[0]
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "garbage", "folder"])

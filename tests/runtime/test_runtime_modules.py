@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -84,6 +85,56 @@ def test_serialised_form_is_tvms_own(tmp_path):
     built.import_module(_load(expected))
     built.export_library(str(tmp_path / "again.so"))
     assert _opencl_part(tmp_path / "again.so", code) == expected
+
+
+DECLARED = """#define SCALE 2
+__kernel void used(__global int* a);
+__kernel void twice(__global int* a);
+__kernel void other(__global int* a, __global int* other_ptr);
+__kernel void twice_(__global int* a);
+"""
+USED = "__kernel void used(__global int* a) { a[0] *= SCALE; }\n"
+
+
+def _parts(module):
+    parts = module.inspect_source().split("// Function: ")[1:]
+    return dict(part.split("\n", 1) for part in parts)
+
+
+def test_a_function_declares_what_it_names():
+    """The generator declares all kernels; each is built with the declarations that it needs."""
+    twice = "__kernel void twice(__global int* a) {\n  used(a);\n  a[1] = a[0];\n}\n" + USED
+    other = "__kernel void other(__global int* a, __global int* other_ptr) { *a = SCALE; }"
+    code = f"// Function: twice\n{DECLARED}{twice}// Function: other\n{DECLARED}{other}"
+    signatures = {"twice": _signature("handle"), "other": _signature("handle", "handle")}
+    module = _load(serialize_module(code, signatures))
+    define, *declared = DECLARED.splitlines(keepends=True)
+    assert _parts(module) == {
+        "twice": define + "".join(declared[:2]) + twice,
+        "other": define + declared[2] + other,
+    }
+    again = _load(serialize_module(module.inspect_source(), signatures))
+    assert again.inspect_source() == module.inspect_source()
+
+
+@pytest.mark.device
+def test_a_kernel_calls_one_that_it_declares(opencl_device):
+    twice = "__kernel void twice(__global int* a) { used(a); used(a); }\n" + USED
+    module = _load(
+        serialize_module(f"// Function: twice\n{DECLARED}{twice}", {"twice": _signature("handle")})
+    )
+    tensor = on_device(np.array([5], "int32"), opencl_device)
+    module["twice"](tensor, 1, 1)
+    assert tensor.numpy() == [20]
+
+
+def test_generated_programs_hold_no_other_kernels():
+    functions = {name: AddOne["main"].with_attr("global_symbol", name) for name in ("f", "g")}
+    built = tvm.tirx.build(tvm.IRModule(functions), target=tvm.target.Target("opencl", host="llvm"))
+    parts = _parts(built.imports[0])
+    assert set(parts) == {"f_kernel", "g_kernel"}
+    for name, code in parts.items():
+        assert set(re.findall(r"\b[fg]_kernel\b", code)) == {name}
 
 
 @pytest.fixture(scope="module")

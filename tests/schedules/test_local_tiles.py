@@ -132,6 +132,15 @@ def test_all_work_items_reach_every_barrier(extents):
     assert not any(barriers)
 
 
+def test_several_reductions_share_the_limit():
+    a, b, c = te.placeholder((256, 256)), te.placeholder((256, 256)), te.placeholder((256, 256))
+    out = topi.add(topi.matmul(a, b), topi.matmul(a, c))
+    made = schedule(te.create_prim_func([a, b, c, out]), "adreno-740")
+    taken = shared_bytes(made)
+    assert len(taken) > 2
+    assert sum(taken.values()) <= LOCAL_BYTES
+
+
 def test_devices_without_local_memory_of_their_own_have_none():
     for profile in ("mali-g710", "cpu"):
         assert not shared_bytes(schedule(matmul(128, 256, 128), profile))

@@ -13,9 +13,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <map>
+#include <string_view>
 #include <system_error>
 #include <thread>
+#include <unordered_set>
 
 #include "kernel.h"
 #include "serialize.h"
@@ -69,6 +72,59 @@ std::map<std::string, std::string> SplitByFunction(const std::string& code) {
   return parts;
 }
 
+bool IsIdentifierPart(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+/*! \brief The kernel that a line `__kernel void NAME(...);` declares and no more; else empty. */
+std::string_view DeclaredKernel(std::string_view line) {
+  constexpr std::string_view begin = "__kernel void ", end = ");";
+  if (line.size() < begin.size() + end.size() || line.substr(0, begin.size()) != begin ||
+      line.substr(line.size() - end.size()) != end ||
+      std::count(line.begin(), line.end(), '(') != 1 || line.find('{') != line.npos) {
+    return {};
+  }
+  std::string_view name = line.substr(begin.size(), line.find('(') - begin.size());
+  return std::all_of(name.begin(), name.end(), IsIdentifierPart) ? name : std::string_view();
+}
+
+/*! \brief Append the code of one function without declarations of kernels that it never names. */
+void AppendNamed(std::string_view code, std::string* out) {
+  std::vector<std::string_view> lines;
+  std::unordered_set<std::string_view> named;
+  for (size_t at = 0; at < code.size();) {
+    size_t line_end = std::min(code.find('\n', at), code.size());
+    std::string_view line = code.substr(at, line_end - at);
+    lines.push_back(code.substr(at, line_end + 1 - at));
+    at = line_end + 1;
+    if (!DeclaredKernel(line).empty()) continue;
+    for (size_t i = 0; i < line.size(); ++i) {
+      size_t start = i;
+      while (i < line.size() && IsIdentifierPart(line[i])) ++i;
+      if (i > start) named.insert(line.substr(start, i - start));
+    }
+  }
+  for (std::string_view line : lines) {
+    std::string_view kernel = DeclaredKernel(line.substr(0, line.find('\n')));
+    if (kernel.empty() || named.count(kernel)) out->append(line);
+  }
+}
+
+/*!
+ * \brief The code with the declarations alone that each function needs.
+ *
+ * The generator declares all kernels before the first; the build of a function for each kernel
+ * repeats them in each. In a large network they are longer than the kernel, and a driver would
+ * compile a kernel anew because another changed.
+ */
+std::string WithNeededDeclarations(const std::string& code) {
+  std::string out;
+  for (size_t at = 0; at < code.size();) {
+    size_t next = std::min(code.find(kFunctionMark, at + 1), code.size());
+    AppendNamed(std::string_view(code).substr(at, next - at), &out);
+    at = next;
+  }
+  return out;
+}
+
 class OpenCLModule final : public ffi::ModuleObj {
  public:
   OpenCLModule(ModuleContent content, std::map<std::string, std::string> sources)
@@ -77,6 +133,7 @@ class OpenCLModule final : public ffi::ModuleObj {
       SMARTMEM_THROW() << "an OpenCL module of format '" << content_.format
                        << "' cannot be run; only OpenCL C source ('cl') can.";
     }
+    content_.code = WithNeededDeclarations(content_.code);
     auto parts = SplitByFunction(content_.code);
     for (const KernelSignature& signature : content_.kernels) {
       auto part = parts.find(signature.name);
@@ -168,7 +225,9 @@ ffi::Module Create(ffi::Bytes code, ffi::String format,
     content.kernels.push_back(std::move(signature));
   }
   std::map<std::string, std::string> texts;
-  for (const auto& [name, text] : sources) texts[name] = text;
+  for (const auto& [name, text] : sources) {
+    if (name != format) texts[name] = text;  // that one is the code
+  }
   return ffi::Module(ffi::make_object<OpenCLModule>(std::move(content), std::move(texts)));
 }
 

@@ -46,7 +46,13 @@ class RowReduction:
             raise RuleDeclined("every output has reductions of its own")
         orders = [costs]
         orders += [Costs(regroup(other), limits) for other in loop_orders(read_kernel(func))[1:]]
-        found = [(one, cheapest(one, _tiles(one, _rows(one), limits))) for one in orders]
+        found: list[tuple[Costs, Tile]] = []
+        for one in orders:
+            try:
+                found.append((one, cheapest(one, _tiles(one, _rows(one), limits))))
+            except RuleDeclined:  # no tile of this order writes whole texels
+                if one is orders[-1] and not found:
+                    raise
         costs, tile = min(found, key=lambda pair: pair[0].of(pair[1]))
         if limits.lock_step:
             tile = with_order(tile, costs, limits)

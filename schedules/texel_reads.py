@@ -33,7 +33,6 @@ def by_texels(item: Any, value: Any, at: Any, scope: Scope) -> Any:
 
     `at` is a variable that runs over four lanes, or None.
     """
-
     is_tile = item._lane is not None and item._lane.var.same_as(at)
 
     def along(load: TensorLoad) -> bool:

@@ -14,6 +14,7 @@ points are clamped instead.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import tvm
@@ -98,18 +99,20 @@ class Grid:
     def _plan(self, outer: list[int], counts: dict[int, Any]) -> None:
         """Thread axes: the fastest axis, lanes or the last along x, rows along y, the rest z."""
         tile = self._tile
-        many = [d for d in outer if static(counts[d]) != 1]
-        x, y = thread_axes(many, tile.fastest, [d for d, _ in tile.rows], tile.lane)
-        z = [d for d in many if d not in (x, y)]
+        known = {d: static(counts[d]) for d in outer}
+        rows = [d for d, _ in tile.rows]
+        x, y = thread_axes(known, tile.fastest, rows, tile.lane, tile.group_rows)
+        many = [d for d in outer if known[d] != 1]
+        z = [d for d in many if d != x and d not in y]
         self._axes: list[tuple[str, Any, Any, int]] = []
         self.position: dict[int, Any] = {}
         self.condition: Any = None
         self._repeated: tuple[Any, Any, Any] | None = None
         budget = tile.group if tile.team == 1 else 1
-        totals = [1 if d is None else static(counts[d]) for d in (x, y)]
-        shape = group_shape(*totals, budget, tile.group_rows)
-        for name, members in (("x", [x]), ("y", [y]), ("z", z)):
-            members = [d for d in members if d is not None]
+        along = [] if x is None else [x]
+        totals = [_product(known[d] for d in members) for members in (along, y)]
+        shape = group_shape(totals[0], totals[1], budget, tile.group_rows)
+        for name, members in (("x", along), ("y", y), ("z", z)):
             if not members and name != "x":
                 continue
             total: Any = tirx.IntImm(self._dtype, 1)
@@ -269,3 +272,13 @@ class Grid:
         step, repeat, inside = self._repeated
         body = when(inside, sequence([*lets, *statements]))
         return when(self.condition, loop(step, const(repeat, step), body))
+
+
+def _product(counts: Iterable[int | None]) -> int | None:
+    """Product of numbers; None where one is open."""
+    total = 1
+    for count in counts:
+        if count is None:
+            return None
+        total *= count
+    return total

@@ -418,17 +418,17 @@ class KernelCost:
         runs = {d: lane if d in lane else (d,) for d in outer}
         tiles = {d: math.ceil(self.extents[d] / self._tile_size(walk, d)) for d in outer}
         counts = {run: math.prod(tiles.get(d, 1) for d in run) for run in runs.values()}
-        many = [run for run, count in counts.items() if count > 1]
         rows = [runs[d] for d, _ in walk.rows if d in runs]
-        x, y = thread_axes(many, runs.get(walk.fastest), rows, lane)
+        x, y = thread_axes(counts, runs.get(walk.fastest), rows, lane, DEEP)
         wave = 1 if walk.team else self.memory.subgroup  # a team is the vector
-        along_x, along_y = (1 if run is None else counts[run] for run in (x, y))
         most = max(wave, GROUP) if wave > 1 else 1
-        threads, deep = group_shape(along_x, along_y, most, DEEP)
+        along_y = math.prod(counts[run] for run in y)
+        threads, deep = group_shape(1 if x is None else counts[x], along_y, most, DEEP)
         threads = min(threads, wave)
         left: dict[int, int] = {}
-        for run, most in ((x, threads), (y, min(deep, wave // threads))):
-            for d in reversed([d for d in run or () if d in tiles]):
+        rows_of_a_wave = min(deep, wave // threads)
+        for axes, most in ((x or (), threads), ([d for run in y for d in run], rows_of_a_wave)):
+            for d in reversed([d for d in axes if d in tiles]):
                 left[d] = min(most, tiles[d])
                 most = max(1, most // left[d])
         inside: list[Loop] = []

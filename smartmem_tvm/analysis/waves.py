@@ -5,12 +5,13 @@
     tiles: columns 192, rows 25        16 along columns, 4 along rows: what a wave reads of a matrix
                                        product's operands is small on both sides
 
-Of a tile's axes one runs along x, one along y; all others lie between groups.
+Of a tile's axes one runs along x, one or several along y; all others lie between groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TypeVar
 
 Axis = TypeVar("Axis")
@@ -18,25 +19,35 @@ Axis = TypeVar("Axis")
 DEEP = 4
 # Work-items of a group on devices in lock step.
 GROUP = 64
-# One in so many work-items may be idle in the last group along an axis.
-FEW = 8
+# Tiles along y that are enough for groups of any size.
+LONG = 16
 
 
 def thread_axes(
-    many: Sequence[Axis], fastest: Axis | None, rows: Sequence[Axis], lane: Axis | None
-) -> tuple[Axis | None, Axis | None]:
-    """Axes along x and y, None for none.
+    counts: Mapping[Axis, int | None],
+    fastest: Axis | None,
+    rows: Sequence[Axis],
+    lane: Axis | None,
+    deep: int,
+) -> tuple[Axis | None, list[Axis]]:
+    """The axis along x, and those along y, the innermost last.
 
     Parameters
     ----------
-    many
-        Axes with several tiles, the innermost last.
+    counts
+        Tiles along each axis, the innermost last; None for an open number.
     fastest, rows, lane
         The axis that neighbours shall follow, those of a tile's rows, and that of its lanes.
+    deep
+        As for :func:`group_shape`: with 1 a single axis runs along y, else as many as it takes.
     """
+    many = [axis for axis, count in counts.items() if count != 1]
     x = next((axis for axis in (fastest, lane, *many[-1:]) if axis in many), None)
     left = [axis for axis in many if axis != x]
-    y = next((axis for axis in (*rows, lane, *left[-1:]) if axis in left), None)
+    y = [axis for axis in (*rows, lane, *left[-1:]) if axis in left][:1]
+    left = [axis for axis in left if axis not in y]
+    while deep > 1 and left and prod(counts[axis] or LONG for axis in y) < LONG:
+        y.insert(0, left.pop())
     return x, y
 
 
@@ -56,17 +67,16 @@ def group_shape(x: int | None, y: int | None, most: int, deep: int) -> tuple[int
     if deep == 1:
         along_x = threads_along(x, most)
         return along_x, threads_along(y, most // along_x)
-    along_x = _few_idle(x, most // _few_idle(y, min(deep, most)))
-    return along_x, _few_idle(y, most // along_x)
+    along_x = _even(x, most // _even(y, min(deep, most)))
+    return along_x, _even(y, most // along_x)
 
 
-def _few_idle(total: int | None, most: int) -> int:
-    """Work-items along one axis of which the last group leaves few idle."""
+def _even(total: int | None, most: int) -> int:
+    """Work-items along one axis: as few groups as possible, and few idle in the last one."""
     if total is None or total <= most:
         return most if total is None else total
-    idle = {n: -(-total // n) * n - total for n in range(-(-most // 2), most + 1)}
-    few = [n for n in idle if FEW * idle[n] <= total]
-    return max(few) if few else min(idle, key=lambda n: (idle[n], -n))
+    groups = -(-total // most)
+    return -(-total // groups)
 
 
 def threads_along(total: int | None, most: int) -> int:

@@ -15,7 +15,7 @@ import tvm
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
-from smartmem_tvm.analysis.waves import DEEP, GROUP, group_shape
+from smartmem_tvm.analysis.waves import DEEP, GROUP, LONG, group_shape
 
 NOMINAL = 16  # what a symbolic extent counts as
 _BINARY = {
@@ -134,8 +134,8 @@ class Touched:
             held = held & np.broadcast_to(value_of(condition, values, data), dims)
         axes = [*([lane] if lane else []), *((d,) for d in outer)]
         between, along = _grid_order(axes, walk, [dims[t] for t in tiles])
-        self.group = [1 if n is None else dims[tiles[n]] for n in along]
-        grid = [tiles[n] for n in (*between, *along) if n is not None]
+        self.group = [math.prod(dims[tiles[n]] for n in numbers) for numbers in along]
+        grid = [tiles[n] for n in (*between, *along[0], *along[1])]
         order = [*grid, *points, *loops, *lanes]
         sizes = [math.prod(dims[d] for d in kind) for kind in (tiles, points, loops, lanes)]
         whole = [index.transpose(order).reshape(sizes) for index in whole]
@@ -248,11 +248,16 @@ def _grid_order(axes, walk, counts):
     rows = [d for d, _ in walk.rows]
 
     def first_of(wanted):
-        return next((number for number in wanted if number in many), None)
+        return [number for number in wanted if number in many][:1]
 
     fastest = [n for n, axis in enumerate(axes) if walk.fastest in axis]
     lane = [0] if walk.lane else []
+    if lane:  # the run of the lanes stands where its last axis does
+        many.sort(key=lambda n: axes[n][-1])
     x = first_of([*fastest, *lane, *many[-1:]])
-    many = [number for number in many if number != x]
+    many = [number for number in many if number not in x]
     y = first_of([*(n for n, axis in enumerate(axes) if axis[0] in rows), *lane, *many[-1:]])
-    return [n for n in range(len(axes)) if n not in (x, y)], (y, x)
+    left = [number for number in many if number not in y]
+    while left and math.prod(counts[n] for n in y) < LONG:
+        y.insert(0, left.pop())
+    return [n for n in range(len(axes)) if n not in (*x, *y)], (y, x)

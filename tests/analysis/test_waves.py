@@ -31,8 +31,9 @@ def test_half_of_a_square_group_has_work(x, y):
     ("tiles", "deep", "shape"),
     [
         ((192, 25), DEEP, (16, 4)),
-        ((192, 17), DEEP, (21, 3)),
+        ((192, 17), DEEP, (16, 4)),
         ((8, 100), DEEP, (8, 8)),
+        ((36, 28), DEEP, (12, 5)),
         ((192, 1), DEEP, (64, 1)),
         ((1, 192), DEEP, (1, 64)),
         ((192, 25), 1, (64, 1)),
@@ -43,9 +44,18 @@ def test_shapes(tiles, deep, shape):
 
 
 def test_neighbours_follow_the_fastest_axis_then_the_lanes():
-    assert thread_axes([0, 1, 2], None, [], None) == (2, 1)
-    assert thread_axes([0, 1, 2], None, [0], 1) == (1, 0)
-    assert thread_axes([0, 1, 2], 0, [], 1) == (0, 1)
-    assert thread_axes([0, 2], 1, [1], 1) == (2, 0)
-    assert thread_axes([1], None, [], None) == (1, None)
-    assert thread_axes([], 0, [0], 0) == (None, None)
+    counts = {0: 20, 1: 20, 2: 20}
+    assert thread_axes(counts, None, [], None, DEEP) == (2, [1])
+    assert thread_axes(counts, None, [0], 1, DEEP) == (1, [0])
+    assert thread_axes(counts, 0, [], 1, DEEP) == (0, [1])
+    assert thread_axes({0: 20, 1: 1, 2: 20}, 1, [1], 1, DEEP) == (2, [0])
+    assert thread_axes({1: 20}, None, [], None, DEEP) == (1, [])
+    assert thread_axes({}, 0, [0], 0, DEEP) == (None, [])
+
+
+def test_short_axes_lie_together_along_y():
+    counts = {0: 3, 1: 14, 2: 2, 3: 36}
+    assert thread_axes(counts, 3, [2], None, DEEP) == (3, [1, 2])
+    assert thread_axes(counts | {1: 5}, 3, [2], None, DEEP) == (3, [0, 1, 2])
+    assert thread_axes(counts, 3, [2], None, 1) == (3, [2])
+    assert thread_axes(counts | {2: None}, 3, [2], None, DEEP) == (3, [2])

@@ -103,16 +103,15 @@ class Grid:
         rows = [d for d, _ in tile.rows]
         x, y = thread_axes(known, tile.fastest, rows, tile.lane, tile.group_rows)
         many = [d for d in outer if known[d] != 1]
-        z = [d for d in many if d != x and d not in y]
+        z = [d for d in many if d not in (*x, *y)]
         self._axes: list[tuple[str, Any, Any, int]] = []
         self.position: dict[int, Any] = {}
         self.condition: Any = None
         self._repeated: tuple[Any, Any, Any] | None = None
         budget = tile.group if tile.team == 1 else 1
-        along = [] if x is None else [x]
-        totals = [_product(known[d] for d in members) for members in (along, y)]
+        totals = [_product(known[d] for d in members) for members in (x, y)]
         shape = group_shape(totals[0], totals[1], budget, tile.group_rows)
-        for name, members in (("x", along), ("y", y), ("z", z)):
+        for name, members in (("x", x), ("y", y), ("z", z)):
             if not members and name != "x":
                 continue
             total: Any = tirx.IntImm(self._dtype, 1)

@@ -27,7 +27,7 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import sym, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad
 from tvm_ffi import structural_equal, structural_walk
@@ -36,7 +36,7 @@ from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, static,
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 from smartmem_tvm.analysis.texels import is_texture
 
-from .lanes import Lane
+from .lanes import Lane, element_offset
 from .statements import loop, loops, private, sequence, when
 from .team import barrier
 
@@ -288,7 +288,10 @@ def _fill(
     item: Any, operand: Operand, steps: Axes, split: dict[Any, tuple[Any, Any]], threads: int
 ) -> tuple[Any, TensorLoad]:
     """Statement that fetches an operand of some steps, and the load of this work-item's element."""
-    axes = [*steps, *operand.axes]
+    # Work-items side by side fetch what lies side by side.
+    axes = sorted(
+        [*steps, *operand.axes], key=lambda axis: _step(operand.unfolded, axis[0]), reverse=True
+    )
     shape = [*(n for _, n in axes), operand.width]
     tile = private(item._name("tile"), shape, dtype_of(operand.part), "shared")
     item._buffers.append(tile)
@@ -322,6 +325,18 @@ def _fill(
     inside = number < const(math.prod(shape[:-1]), number) if some else None
     body = when(inside, sequence([*binds, fetch]))
     return loop(turn, turns, body), BufferLoad(tile, own)
+
+
+def _step(part: Any, var: Any) -> int:
+    """Elements that a read moves on by, with the first step along a variable."""
+    (load,) = loads_of(part)
+    offset = element_offset(load.source, load.indices)
+    found: list[Any] = []
+    structural_walk(offset, (tvm.ir.Var, found.append))
+    first, second = (
+        substitute(offset, {v: const(n if v.same_as(var) else 0, v) for v in found}) for n in (0, 1)
+    )
+    return abs(int(sym.Analyzer().simplify(second - first)))
 
 
 def _numbered(item: Any, vectors: int, threads: int) -> tuple[Any, Any, Any]:

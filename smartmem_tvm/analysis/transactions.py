@@ -422,15 +422,14 @@ class KernelCost:
         x, y = thread_axes(counts, runs.get(walk.fastest), rows, lane, DEEP)
         wave = 1 if walk.team else self.memory.subgroup  # a team is the vector
         most = max(wave, GROUP) if wave > 1 else 1
-        along_y = math.prod(counts[run] for run in y)
-        threads, deep = group_shape(1 if x is None else counts[x], along_y, most, DEEP)
+        totals = [math.prod(counts[run] for run in along) for along in (x, y)]
+        threads, deep = group_shape(totals[0], totals[1], most, DEEP)
         threads = min(threads, wave)
         left: dict[int, int] = {}
-        rows_of_a_wave = min(deep, wave // threads)
-        for axes, most in ((x or (), threads), ([d for run in y for d in run], rows_of_a_wave)):
-            for d in reversed([d for d in axes if d in tiles]):
-                left[d] = min(most, tiles[d])
-                most = max(1, most // left[d])
+        for along, items in ((x, threads), (y, min(deep, wave // threads))):
+            for d in reversed([d for run in along for d in run if d in tiles]):
+                left[d] = min(items, tiles[d])
+                items = max(1, items // left[d])
         inside: list[Loop] = []
         beyond: list[Loop] = []
         for d in dict.fromkeys([*left, *reversed(outer)]):

@@ -5,7 +5,8 @@
     tiles: columns 192, rows 25        16 along columns, 4 along rows: what a wave reads of a matrix
                                        product's operands is small on both sides
 
-Of a tile's axes one runs along x, one or several along y; all others lie between groups.
+Of a tile's axes one runs along x, one along y, or several where they are short; all others lie
+between groups.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def thread_axes(
     rows: Sequence[Axis],
     lane: Axis | None,
     deep: int,
-) -> tuple[Axis | None, list[Axis]]:
-    """The axis along x, and those along y, the innermost last.
+) -> tuple[list[Axis], list[Axis]]:
+    """Axes along x and along y, the innermost last.
 
     Parameters
     ----------
@@ -39,15 +40,16 @@ def thread_axes(
     fastest, rows, lane
         The axis that neighbours shall follow, those of a tile's rows, and that of its lanes.
     deep
-        As for :func:`group_shape`: with 1 a single axis runs along y, else as many as it takes.
+        As for :func:`group_shape`: with 1 a single axis runs along each, else as many as it takes.
     """
     many = [axis for axis, count in counts.items() if count != 1]
-    x = next((axis for axis in (fastest, lane, *many[-1:]) if axis in many), None)
-    left = [axis for axis in many if axis != x]
+    x = [axis for axis in (fastest, lane, *many[-1:]) if axis in many][:1]
+    left = [axis for axis in many if axis not in x]
     y = [axis for axis in (*rows, lane, *left[-1:]) if axis in left][:1]
     left = [axis for axis in left if axis not in y]
-    while deep > 1 and left and prod(counts[axis] or LONG for axis in y) < LONG:
-        y.insert(0, left.pop())
+    for axes in (y, x) if deep > 1 else ():
+        while left and prod(counts[axis] or LONG for axis in axes) < LONG:
+            axes.insert(0, left.pop())
     return x, y
 
 

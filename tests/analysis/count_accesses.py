@@ -258,6 +258,7 @@ def _grid_order(axes, walk, counts):
     many = [number for number in many if number not in x]
     y = first_of([*(n for n, axis in enumerate(axes) if axis[0] in rows), *lane, *many[-1:]])
     left = [number for number in many if number not in y]
-    while left and math.prod(counts[n] for n in y) < LONG:
-        y.insert(0, left.pop())
+    for along in (y, x):
+        while left and math.prod(counts[n] for n in along) < LONG:
+            along.insert(0, left.pop())
     return [n for n in range(len(axes)) if n not in (*x, *y)], (y, x)

@@ -45,17 +45,18 @@ def test_shapes(tiles, deep, shape):
 
 def test_neighbours_follow_the_fastest_axis_then_the_lanes():
     counts = {0: 20, 1: 20, 2: 20}
-    assert thread_axes(counts, None, [], None, DEEP) == (2, [1])
-    assert thread_axes(counts, None, [0], 1, DEEP) == (1, [0])
-    assert thread_axes(counts, 0, [], 1, DEEP) == (0, [1])
-    assert thread_axes({0: 20, 1: 1, 2: 20}, 1, [1], 1, DEEP) == (2, [0])
-    assert thread_axes({1: 20}, None, [], None, DEEP) == (1, [])
-    assert thread_axes({}, 0, [0], 0, DEEP) == (None, [])
+    assert thread_axes(counts, None, [], None, DEEP) == ([2], [1])
+    assert thread_axes(counts, None, [0], 1, DEEP) == ([1], [0])
+    assert thread_axes(counts, 0, [], 1, DEEP) == ([0], [1])
+    assert thread_axes({0: 20, 1: 1, 2: 20}, 1, [1], 1, DEEP) == ([2], [0])
+    assert thread_axes({1: 20}, None, [], None, DEEP) == ([1], [])
+    assert thread_axes({}, 0, [0], 0, DEEP) == ([], [])
 
 
-def test_short_axes_lie_together_along_y():
+def test_short_axes_lie_together():
     counts = {0: 3, 1: 14, 2: 2, 3: 36}
-    assert thread_axes(counts, 3, [2], None, DEEP) == (3, [1, 2])
-    assert thread_axes(counts | {1: 5}, 3, [2], None, DEEP) == (3, [0, 1, 2])
-    assert thread_axes(counts, 3, [2], None, 1) == (3, [2])
-    assert thread_axes(counts | {2: None}, 3, [2], None, DEEP) == (3, [2])
+    assert thread_axes(counts, 3, [2], None, DEEP) == ([3], [1, 2])
+    assert thread_axes(counts | {1: 5}, 3, [2], None, DEEP) == ([3], [0, 1, 2])
+    assert thread_axes(counts, 3, [2], None, 1) == ([3], [2])
+    assert thread_axes(counts | {2: None}, 3, [2], None, DEEP) == ([3], [2])
+    assert thread_axes({0: 64, 1: 7, 2: 7}, 2, [0], None, DEEP) == ([1, 2], [0])

@@ -60,11 +60,13 @@ class Values:
             index = store.indices[0]
             plain = isinstance(index, tvm.ir.Var | tirx.IntImm)
             if plain and "int" in dtype_of(store.buffer) and lanes_of(store.value) == 1:
-                self._private[store.buffer] = (index, self.substituted(store.value))
+                # Of which element stays open: others will be asked for.
+                others = {v: x for v, x in self._variables.items() if not v.same_as(index)}
+                self._private[store.buffer] = (index, self.substituted(store.value, others))
 
-    def substituted(self, expr: Any) -> Any:
+    def substituted(self, expr: Any, variables: dict[Any, Any] | None = None) -> Any:
         """Expression whose variables and private integers are replaced."""
-        expr = substitute(expr, self._variables)
+        expr = substitute(expr, self._variables if variables is None else variables)
         return structural_map(expr, (TensorLoad, self._private_value))
 
     def of(self, expr: Any) -> Any:

@@ -217,3 +217,16 @@ def test_rounds_of_the_host_are_simulated_each():
     (found,) = simulated(func)
     # 0, 4, 8 and 12 work-items: 6 on average, 4 launches.
     assert (found.calls, found.counts.accesses.buffer_loads) == (4, 6)
+
+
+@pytest.mark.parametrize("extent", [4, 32])
+def test_several_integers_in_private_memory_are_followed(extent):
+    body = f"""
+at = T.sblock_alloc_buffer(({extent},), 'int32', scope='local')
+for i in range({extent}):
+    at[i] = T.Select(tx < 8, tx * {extent} + i, i)
+for j in range({extent}):
+    C[tx * {extent} + j] = A[at[j]]
+"""
+    found = accesses(body, AC, blocks=1)
+    assert (found.buffer_loads, found.buffer_stores) == (16 * extent, 16 * extent)

@@ -18,7 +18,7 @@ stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,21 +65,10 @@ class HeldData:
             twin = narrowed.params[place]
             wide[twin] = tirx.decl_buffer(twin.shape, dtype, twin.name, layout=None)
 
-        def load(node: TensorLoad) -> Any:
-            if node.source not in wide:
-                return node
-            return tirx.Cast("int32", tirx.BufferLoad(wide[node.source], node.indices))
+        def value(node: tirx.BufferStore) -> Any:
+            return tirx.Cast(wide[node.buffer].dtype, node.value)
 
-        def store(node: tirx.BufferStore) -> Any:
-            if node.buffer not in wide:
-                return node
-            return tirx.BufferStore(
-                wide[node.buffer],
-                tirx.Cast(wide[node.buffer].dtype, node.value),
-                list(node.indices),
-            )
-
-        body = structural_map(narrowed.body, [(TensorLoad, load), (tirx.BufferStore, store)])
+        body = structural_map(narrowed.body, _exchanged(wide, "int32", value))
         params = [wide.get(param, param) for param in narrowed.params]
         return tirx.PrimFunc(params, body, narrowed.ret_type, narrowed.attrs)
 
@@ -144,16 +133,8 @@ def _carriers(
 
 
 def _with_twins(body: Any, twins: Mapping[Any, Any], params: set[Any]) -> Any:
-    def load(node: TensorLoad) -> Any:
-        if node.source not in twins:
-            return node
-        return tirx.Cast("int64", tirx.BufferLoad(twins[node.source], node.indices))
-
-    def store(node: tirx.BufferStore) -> Any:
-        if node.buffer not in twins:
-            return node
-        value = tirx.Cast("int32", node.value) if node.buffer in params else _cut(node.value)
-        return tirx.BufferStore(twins[node.buffer], value, list(node.indices))
+    def value(node: tirx.BufferStore) -> Any:
+        return tirx.Cast("int32", node.value) if node.buffer in params else _cut(node.value)
 
     def block(node: SBlock) -> Any:
         if not any(buffer in twins for buffer in node.alloc_buffers):
@@ -170,7 +151,25 @@ def _with_twins(body: Any, twins: Mapping[Any, Any], params: set[Any]) -> Any:
             node.annotations,
         )
 
-    return structural_map(body, [(TensorLoad, load), (tirx.BufferStore, store), (SBlock, block)])
+    return structural_map(body, [*_exchanged(twins, "int64", value), (SBlock, block)])
+
+
+def _exchanged(
+    buffers: Mapping[Any, Any], read_as: str, value: Callable[[tirx.BufferStore], Any]
+) -> list[tuple[Any, Callable[[Any], Any]]]:
+    """Changes that load from and store in other buffers, in types of theirs."""
+
+    def load(node: TensorLoad) -> Any:
+        if node.source not in buffers:
+            return node
+        return tirx.Cast(read_as, tirx.BufferLoad(buffers[node.source], node.indices))
+
+    def store(node: tirx.BufferStore) -> Any:
+        if node.buffer not in buffers:
+            return node
+        return tirx.BufferStore(buffers[node.buffer], value(node), list(node.indices))
+
+    return [(TensorLoad, load), (tirx.BufferStore, store)]
 
 
 def _cut(expr: Any) -> Any:

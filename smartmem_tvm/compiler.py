@@ -174,8 +174,10 @@ def _bind_to_images(mod: tvm.IRModule) -> tvm.IRModule:
     A virtual machine takes the tensors of an RPC client by copying them to buffers, whatever scope
     they have.
     """
-    spaces = [str(place.memory_scope) for place in mod.global_infos.get("vdevice", ())]
     scopes = _parameter_scopes(mod)
+    if not scopes:
+        return mod
+    spaces = [str(place.memory_scope) for place in mod.global_infos["vdevice"]]
     types = {f"p{i}": ty for i, ty in enumerate(mod[ENTRY].params[-1].ty.fields)}
     copy = relax.ExternFunc("runtime.TVMTensorCopyFromTo")
     params = [relax.Var(p, relax.TensorType(ty.shape, ty.dtype)) for p, ty in types.items()]

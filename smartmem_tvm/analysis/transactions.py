@@ -125,6 +125,7 @@ class KernelCost:
         self.buffers = [self.work[w].accesses[p].buffer for w, p in self.accesses]
         self.walks = list_walks(self._sampled, memory)
         self._footprints: dict[Any, float] = {}
+        self._waves: dict[Walk, dict[int, int]] = {}
 
     def is_write(self, number: int) -> bool:
         """Whether an access, by its place in `accesses`, is a write: only the sink has any."""
@@ -412,6 +413,20 @@ class KernelCost:
         self, samples: Samples, walk: Walk, layout: Layout
     ) -> tuple[list[Loop], list[Loop], float]:
         """Loops over the work-items of a wave, those over waves, and the work-items of one."""
+        left = self._wave(walk)
+        outer = [d for d, n in enumerate(self.extents) if n > 1 and d not in walk.inner]
+        inside: list[Loop] = []
+        beyond: list[Loop] = []
+        for d in dict.fromkeys([*left, *reversed(outer)]):
+            whole = every(_bytes_of(samples, (d,), layout), self._tile_size(walk, d))
+            inside += first_of(whole, left.get(d, 1))
+            beyond += every(whole, left.get(d, 1))
+        return inside, beyond, float(math.prod(left.values()))
+
+    def _wave(self, walk: Walk) -> dict[int, int]:
+        """Tiles of a wave along each axis that it lies along, those along x first."""
+        if walk in self._waves:
+            return self._waves[walk]
         lane = tuple(walk.lane or ())
         outer = [d for d, n in enumerate(self.extents) if n > 1 and d not in walk.inner]
         runs: dict[int | None, tuple[int, ...]]
@@ -430,13 +445,8 @@ class KernelCost:
             for d in reversed([d for run in along for d in run if d in tiles]):
                 left[d] = min(items, tiles[d])
                 items = max(1, items // left[d])
-        inside: list[Loop] = []
-        beyond: list[Loop] = []
-        for d in dict.fromkeys([*left, *reversed(outer)]):
-            whole = every(_bytes_of(samples, (d,), layout), self._tile_size(walk, d))
-            inside += first_of(whole, left.get(d, 1))
-            beyond += every(whole, left.get(d, 1))
-        return inside, beyond, float(math.prod(left.values()))
+        self._waves[walk] = left
+        return left
 
 
 def _bytes_of(samples: Samples, axis: Any, layout: Layout) -> list[Loop]:

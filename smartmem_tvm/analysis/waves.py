@@ -20,7 +20,7 @@ Axis = TypeVar("Axis")
 DEEP = 4
 # Work-items of a group on devices in lock step.
 GROUP = 64
-# Tiles along y that are enough for groups of any size.
+# Tiles along one side that are enough for groups of any size.
 LONG = 16
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from heapq import nsmallest
 
 from .base import RuleDeclined
 from .cost import Costs
 from .limits import ScheduleLimits
 from .tile import Tile
+
+# Tiles that are compared with their order.
+NEARLY = 6
 
 
 def widths(extent: int, most: int) -> list[int]:
@@ -68,13 +72,19 @@ def reduction_tiles(costs: Costs, inner: tuple[int, ...], limits: ScheduleLimits
                 yield Tile(rows, inner=inner, inner_width=width)
 
 
-def cheapest(costs: Costs, tiles: Iterator[Tile]) -> Tile:
-    """The legal tile of the smallest cost; the first of equal ones."""
-    best: tuple[float, Tile] | None = None
-    for tile in filter(costs.allows, tiles):
-        cost = costs.of(tile)
-        if best is None or cost < best[0]:
-            best = (cost, tile)
-    if best is None:
+def cheapest(
+    costs: Costs, tiles: Iterator[Tile], finished: Callable[[Tile], Tile] = lambda tile: tile
+) -> Tile:
+    """The legal tile of the smallest cost; the first of equal ones.
+
+    In lock step the order of neighbours decides as well: of the :data:`NEARLY` cheapest, that is
+    taken which is the cheapest when it is `finished`.
+    """
+    legal = [
+        (costs.of(tile), number, tile) for number, tile in enumerate(filter(costs.allows, tiles))
+    ]
+    if not legal:
         raise RuleDeclined("no tile fits")
-    return best[1]
+    if not costs.limits.lock_step:
+        return finished(min(legal)[2])
+    return min((finished(tile) for _, _, tile in nsmallest(NEARLY, legal)), key=costs.of)

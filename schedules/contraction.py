@@ -14,6 +14,7 @@ also run along the reduction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from .base import RuleDeclined
 from .choose import cheapest, lane_tiles, reduction_tiles
 from .cost import Costs, costs_of
 from .emit import WorkItem
+from .group_shape import cheapest_shape
 from .limits import ScheduleLimits, limits_of
 from .tile import Tile
 
@@ -48,11 +50,26 @@ class Contraction:
         wide = {d for d, n in enumerate(costs.extents) if n > 1 or costs.symbolic[d]}
         if not any(wide <= work.axes for work in costs.work[:-1]):
             raise RuleDeclined("no reduction has the output's domain")
-        tile = cheapest(costs, _tiles(costs, limits))
-        tile = with_group(with_order(tile, costs, limits), costs, limits)
-        if limits.lock_step and tile.team == 1 and not any(costs.symbolic):
-            tile = replace(tile, local_bytes=limits.tile_bytes)
-        return WorkItem(costs.kernel, tile).schedule()
+        tile = cheapest(costs, _tiles(costs, limits), lambda tile: with_order(tile, costs, limits))
+        tile = with_group(tile, costs, limits)
+        if not tile.shape:
+            return WorkItem(costs.kernel, tile).schedule()
+        return _in_local_memory(tile, costs, limits)
+
+
+def _in_local_memory(tile: Tile, costs: Costs, limits: ScheduleLimits) -> s_tir.Schedule:
+    """Schedule in groups small enough for local memory to hold the windows of their work-items."""
+    tile = replace(tile, local_bytes=limits.tile_bytes)
+    item = WorkItem(costs.kernel, tile)
+    first = schedule = item.schedule()
+    while item.crowded:
+        most = math.prod(n for _, n in tile.shape) // 2
+        if most < GROUP:
+            return first
+        tile = replace(tile, shape=cheapest_shape(tile, costs, replace(limits, max_group=most)))
+        item = WorkItem(costs.kernel, tile)
+        schedule = item.schedule()
+    return schedule
 
 
 def reduction_costs(func: tirx.PrimFunc, limits: ScheduleLimits) -> Costs:
@@ -123,6 +140,8 @@ def with_group(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
     which costs more than it gains where each has much to do.
     """
     items = tile.count(costs.extents)
+    if limits.lock_step and tile.team == 1 and not any(costs.symbolic):
+        tile = replace(tile, shape=cheapest_shape(tile, costs, limits))
     if limits.lock_step:
         most = min(limits.max_group, GROUP)
         while 2 * most <= limits.max_group and items // (2 * most) >= GROUPS:

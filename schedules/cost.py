@@ -11,6 +11,7 @@ from tvm import tirx
 
 from smartmem_tvm.analysis.expressions import const, static, substitute, uses
 from smartmem_tvm.analysis.fused_kernel import Kernel, NotAKernel, read_kernel
+from smartmem_tvm.analysis.group_traffic import GroupTraffic
 from smartmem_tvm.analysis.kernel_work import Work, bounds_of, list_work
 from smartmem_tvm.analysis.layouts import row_major
 from smartmem_tvm.analysis.texels import LANES, axis_of_texels, is_texture
@@ -158,6 +159,10 @@ class Costs:
             )
             for number, buffer in enumerate(model.buffers)
         ]
+
+    def traffic(self, tile: Tile) -> GroupTraffic:
+        """Lines that groups of a tile's work-items touch."""
+        return GroupTraffic(self._transactions(), self._walk(tile))
 
     def _transactions(self) -> KernelCost:
         if self._model is None:

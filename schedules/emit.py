@@ -92,6 +92,7 @@ class WorkItem(Writer):
         least = LEAST_OF_HALF if any(dtype_of(p) == "float16" for p in buffers) else 1
         self.grid = Grid(kernel.sink.axes, tile, self.analyzer, kernel.straight, least)
         self.operations = 0
+        self.crowded = False  # local memory is too small for the windows of a group
         self._items = tile.count([static(axis.extent) or 1 for axis in kernel.sink.axes])
         rows = [d for d, _ in tile.rows if d in self.grid.points]
         self._rows = [(self.grid.points[d], tile.size(d)) for d in rows]

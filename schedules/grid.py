@@ -100,18 +100,13 @@ class Grid:
         """Thread axes: the fastest axis, lanes or the last along x, rows along y, the rest z."""
         tile = self._tile
         known = {d: static(counts[d]) for d in outer}
-        rows = [d for d, _ in tile.rows]
-        x, y = thread_axes(known, tile.fastest, rows, tile.lane, tile.group_rows)
         many = [d for d in outer if known[d] != 1]
-        z = [d for d in many if d not in (*x, *y)]
         self._axes: list[tuple[str, Any, Any, int]] = []
         self.position: dict[int, Any] = {}
         self.condition: Any = None
         self._repeated: tuple[Any, Any, Any] | None = None
         budget = tile.group if tile.team == 1 else 1
-        totals = [_product(known[d] for d in members) for members in (x, y)]
-        shape = group_shape(totals[0], totals[1], budget, tile.group_rows)
-        for name, members in (("x", x), ("y", y), ("z", z)):
+        for name, members, threads in zip("xyz", *self._sides(known, many, budget), strict=False):
             if not members and name != "x":
                 continue
             total: Any = tirx.IntImm(self._dtype, 1)
@@ -122,8 +117,6 @@ class Grid:
             tiles, total = total, self._over(total, repeat)
             if repeat > 1:
                 threads = threads_along(static(total), budget)
-            else:
-                threads = 1 if name == "z" else shape[name == "y"]
             if len(many) < 2 and static(total) == 1:
                 threads = self._least
             linear = self._thread_pair(name, total, threads)
@@ -141,6 +134,22 @@ class Grid:
             self._axes.append(("threadIdx.x", self.member, size, tile.team))
         for d in outer:
             self.position.setdefault(d, tirx.IntImm(self._dtype, 0))
+
+    def _sides(
+        self, counts: dict[int, int | None], many: list[int], most: int
+    ) -> tuple[list[list[int]], list[int]]:
+        """Axes along x, y and z, and the work-items of a group along each."""
+        tile = self._tile
+        if tile.shape:
+            x_y_z = [[d] for d, _ in tile.shape]
+            left = [d for d in many if d not in dict(tile.shape)]
+            threads = [n for _, n in tile.shape]
+            return [*x_y_z, left], [*threads, 1]
+        rows = [d for d, _ in tile.rows]
+        x, y = thread_axes(counts, tile.fastest, rows, tile.lane, tile.group_rows)
+        totals = [_product(counts[d] for d in members) for members in (x, y)]
+        left = [d for d in many if d not in (*x, *y)]
+        return [x, y, left], [*group_shape(totals[0], totals[1], most, tile.group_rows), 1]
 
     def _thread_pair(self, name: str, total: Any, threads: int) -> Any:
         group = tirx.Var(f"group_{name}", self._dtype)
@@ -161,13 +170,19 @@ class Grid:
         self._axes.append((f"threadIdx.{name}", item, one, threads))
         self.items.append((item, threads))
         linear = group * one + item
-        if extent is None or extent % threads:
+        if extent is not None and extent > threads and extent % threads and self._tile.local_bytes:
+            # All take part: the last group is moved back, and stores only what is new.
+            first = tirx.min(group * one, const(extent - threads, group))
+            inside = group * one <= first + item
+            linear = first + item
+        elif extent is None or extent % threads:
             inside = linear < total
-            self.condition = inside if self.condition is None else tirx.And(self.condition, inside)
-            if self._tile.local_bytes:  # all take part, the last ones in what another computes
+            if self._tile.local_bytes:
                 linear = tirx.min(linear, const(int(total) - 1, linear))
-            return self._let(f"linear_{name}", linear, total)
-        return linear
+        else:
+            return linear
+        self.condition = inside if self.condition is None else tirx.And(self.condition, inside)
+        return self._let(f"linear_{name}", linear, total)
 
     def _over(self, total: Any, repeat: int) -> Any:
         """Work-items that are left when each computes several tiles; symbolic ones stay."""

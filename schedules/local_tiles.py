@@ -27,67 +27,25 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import sym, tirx
+from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad
-from tvm_ffi import structural_equal, structural_walk
+from tvm_ffi import structural_equal
 
-from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, static, substitute, uses
+from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, static, substitute
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
-from smartmem_tvm.analysis.texels import is_texture
 
-from .lanes import Lane, element_offset
+from .lanes import Lane
+from .operands import Axes, Operand, number_of, read_operand, step_of
 from .statements import loop, loops, private, sequence, when
 from .team import barrier
 
 # Requests for each that is left, at least.
 WORTH = 2
 # Steps of a reduction of which the operands are fetched at once, at most.
-MOST_STEPS = 8
+MOST_STEPS = 16
 
-Axes = list[tuple[Any, int]]
 Loops = list[tuple[Any, Any]]
-
-
-@dataclass
-class Operand:
-    """A part of a value that is fetched together.
-
-    Attributes
-    ----------
-    part
-        A load, or a choice around one, as this work-item reads it.
-    unfolded
-        The same in terms of the work-item's places in its group.
-    axes : list of (variable, extent)
-        What tells its vectors apart among the work-items of a group in one step.
-    steps : list of variable
-        Loops of steps that it depends on.
-    vector : Lane or None
-        Variable that runs along a vector of it.
-    own : int
-        Vectors that one work-item needs in one step.
-    """
-
-    part: Any
-    unfolded: Any
-    axes: Axes
-    steps: list[Any]
-    vector: Lane | None
-    own: int
-
-    @property
-    def width(self) -> int:
-        """Lanes of a vector."""
-        return 1 if self.vector is None else self.vector.width
-
-    def taken(self, steps: Axes) -> list[tuple[Any, int]]:
-        """Loops of steps that its vectors are told apart by, and how many at once."""
-        return [(var, n) for var, n in steps if n > 1 and any(var.same_as(s) for s in self.steps)]
-
-    def vectors(self, steps: Axes) -> int:
-        """Vectors that a group needs in some steps."""
-        return math.prod(n for _, n in (*self.axes, *self.taken(steps)))
 
 
 @dataclass
@@ -139,32 +97,17 @@ def fetch_together(
     points, lanes
         Other loops around the values: the tile's rows; and those of which vectors are made.
     """
-    items = [(var, n) for var, n in item.grid.items if n > 1]
-    threads = math.prod(n for _, n in items)
-    extents = [(var, static(extent)) for var, extent in nest]
-    if not items or any(extent is None for _, extent in extents):
+    threads = math.prod(n for _, n in item.grid.items)
+    extents = [(var, static(extent) or 0) for var, extent in nest]
+    if threads < 2 or not all(extent for _, extent in extents):
         return None
-    variables = [var for var, _ in nest]
-    found: list[Operand] = []
-
-    def collect(node: Any) -> Any:
-        operand = _operand(item, node, variables, points, lanes)
-        shared = operand is not None and math.prod(n for _, n in operand.axes) < (
-            threads * operand.own
-        )
-        if shared and not any(structural_equal(o.part, operand.part) for o in found):
-            found.append(operand)
-        return node
-
-    for value in values:
-        _visit_parts(value, collect)
-    steps = _steps(found, extents, item.tile.local_bytes - _taken(item))
-    if steps is None or not _is_worth_it(found, steps, threads):
+    found, steps = _operands(item, values, extents, points, lanes)
+    if not _is_worth_it(found, steps, threads):
         return None
     outer, inner, split = _split(item, nest, dict(steps))
     fills, loads = [], []
     for operand in found:
-        fill, load = _fill(item, operand, operand.taken(steps), split, threads)
+        fill, load = _fill(item, operand, steps, split, threads)
         fills.append(fill)
         loads.append(load)
 
@@ -189,58 +132,45 @@ def _visit_parts(value: Any, change: Any) -> Any:
     return tvm_ffi.structural_mutate(value, (tvm.ir.Expr, visit))
 
 
-def _operand(
-    item: Any, part: Any, steps: list[Any], points: Axes, lanes: list[Lane]
-) -> Operand | None:
-    """How a part is fetched; None where it cannot be."""
-    loads = loads_of(part)
-    if len(loads) != 1 or loads[0].source.ty.storage_scope in ("local", "shared"):
-        return None
-    unfolded = item.grid.unfolded(part)
-    if any(uses(unfolded, atom) for atom in item._atoms):
-        return None  # it hides in which work-items it differs
-    inside = [*points, *((lane.var, lane.width) for lane in lanes)]
-    axes = [(v, n) for v, n in (*inside, *item.grid.items) if n > 1 and uses(unfolded, v)]
-    inside = [(v, n) for v, n in axes if any(v.same_as(own) for own, _ in inside)]
-    vector = _vector(loads[0], part, lanes)
-    if vector is None and is_texture(loads[0].source):
-        return None
-    if vector is not None:
-        axes = [(v, n) for v, n in axes if not v.same_as(vector.var)]
-        inside = [(v, n) for v, n in inside if not v.same_as(vector.var)]
-    used = [var for var in steps if uses(unfolded, var)]
-    return Operand(part, unfolded, axes, used, vector, math.prod(n for _, n in inside))
+def _operands(
+    item: Any, values: list[Any], extents: Axes, points: Axes, lanes: list[Lane]
+) -> tuple[list[Operand], Axes]:
+    """Operands that are worth fetching together, and how many steps of each loop at once."""
+    threads = math.prod(n for _, n in item.grid.items)
+    most_bytes = item.tile.local_bytes - _taken(item)
+    windows = extents
+    while True:
+        found: list[Operand] = []
+
+        def collect(node: Any, found: list[Operand] = found, windows: Axes = windows) -> Any:
+            operand = read_operand(item, node, windows, points, lanes, threads)
+            if operand is not None and not any(structural_equal(o.part, node) for o in found):
+                found.append(operand)
+            return node
+
+        for value in values:
+            _visit_parts(value, collect)
+        steps = _steps(found, extents, most_bytes)
+        # Windows of which too few steps are fetched at once do not overlap.
+        apart = [
+            w.step for o in found for w in o.windows if not w.overlap(number_of(w.step, steps))
+        ]
+        if not apart:
+            return [o for o in found if o.turns(steps, threads) < o.alone(steps)], steps
+        whole = math.prod(n for var, n in extents if any(var.same_as(one) for one in apart))
+        item.crowded |= whole <= MOST_STEPS
+        windows = [(v, 1 if any(v.same_as(one) for one in apart) else n) for v, n in windows]
 
 
-def _vector(load: TensorLoad, part: Any, lanes: list[Lane]) -> Lane | None:
-    """Lanes in which elements lie side by side, and of which conditions say the same."""
-    choices: list[Any] = []
-    structural_walk(part, (tvm.ir.Call, choices.append))
-    conditions = [call.args[0] for call in choices if call.op.same_as(IF_THEN_ELSE)]
-    for lane in lanes:
-        same = all(lane.step(condition) == 0 for condition in conditions)
-        if same and lane.stride(load.source, load.indices) == 1:
-            return lane
-    return None
-
-
-def _steps(found: list[Operand], extents: list[Any], most_bytes: int) -> Axes | None:
+def _steps(found: list[Operand], extents: Axes, most_bytes: int) -> Axes:
     """How many steps of each loop are fetched at once, whole inner loops first."""
     steps = [(var, 1) for var, _ in extents]
-
-    def size() -> int:
-        return sum(
-            o.vectors(steps) * o.width * tvm.DataType(dtype_of(o.part)).itemsize for o in found
-        )
-
-    if not found or size() > most_bytes:
-        return None
     left = MOST_STEPS
     for place in reversed(range(len(extents))):
         var, extent = extents[place]
         for count in (n for n in range(min(left, extent), 0, -1) if extent % n == 0):
             steps[place] = (var, count)
-            if size() <= most_bytes:
+            if sum(operand.local_bytes(steps) for operand in found) <= most_bytes:
                 break
         if steps[place][1] < extent:
             break
@@ -258,9 +188,8 @@ def _taken(item: Any) -> int:
 
 
 def _is_worth_it(found: list[Operand], steps: Axes, threads: int) -> bool:
-    fetched = sum(math.ceil(operand.vectors(steps) / threads) for operand in found)
-    alone = sum(o.own * math.prod(n for _, n in o.taken(steps)) for o in found)
-    return WORTH * fetched <= alone
+    fetched = sum(operand.turns(steps, threads) for operand in found)
+    return bool(found) and WORTH * fetched <= sum(operand.alone(steps) for operand in found)
 
 
 def _split(
@@ -289,9 +218,8 @@ def _fill(
 ) -> tuple[Any, TensorLoad]:
     """Statement that fetches an operand of some steps, and the load of this work-item's element."""
     # Work-items side by side fetch what lies side by side.
-    axes = sorted(
-        [*steps, *operand.axes], key=lambda axis: _step(operand.unfolded, axis[0]), reverse=True
-    )
+    (load,) = loads_of(operand.unfolded)
+    axes = sorted(operand.places(steps), key=lambda axis: step_of(load, axis[0]), reverse=True)
     shape = [*(n for _, n in axes), operand.width]
     tile = private(item._name("tile"), shape, dtype_of(operand.part), "shared")
     item._buffers.append(tile)
@@ -304,7 +232,13 @@ def _fill(
         binds.append(tirx.Bind(place, number // const(left, number) % const(extent, number)))
         at[var] = place
     places: list[Any] = [at[var] for var, _ in axes]
-    own: list[Any] = [split[var][1] if var in split else var for var, _ in axes]
+    windows = {window.place: window for window in operand.windows}
+    own: list[Any] = []
+    for var, _ in axes:
+        if var in windows:
+            own.append(windows[var].own(split[windows[var].step][1]))
+        else:
+            own.append(split[var][1] if var in split else var)
     lane, last = None, const(0, turn)
     if operand.vector is None:
         own.append(last)
@@ -319,24 +253,14 @@ def _fill(
     }
     for var, (first, _) in split.items():
         values[var] = first + values[var] if var in at else first
+    for var, window in windows.items():
+        values[var] = split[window.step][0] + values[var]
     part = substitute(operand.unfolded, values)
     fetch = item._assign(BufferLoad(tile, [*places, last]), part, [], lane)
     some = math.prod(shape[:-1]) % threads
     inside = number < const(math.prod(shape[:-1]), number) if some else None
     body = when(inside, sequence([*binds, fetch]))
     return loop(turn, turns, body), BufferLoad(tile, own)
-
-
-def _step(part: Any, var: Any) -> int:
-    """Elements that a read moves on by, with the first step along a variable."""
-    (load,) = loads_of(part)
-    offset = element_offset(load.source, load.indices)
-    found: list[Any] = []
-    structural_walk(offset, (tvm.ir.Var, found.append))
-    first, second = (
-        substitute(offset, {v: const(n if v.same_as(var) else 0, v) for v in found}) for n in (0, 1)
-    )
-    return abs(int(sym.Analyzer().simplify(second - first)))
 
 
 def _numbered(item: Any, vectors: int, threads: int) -> tuple[Any, Any, Any]:

@@ -22,6 +22,7 @@ from tvm_ffi import structural_equal
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, substitute, uses
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
+from smartmem_tvm.analysis.index_simplify import simplify_divisions
 from smartmem_tvm.analysis.texels import LANES, is_texture
 
 from .lanes import Lane
@@ -61,6 +62,9 @@ def by_texels(item: Any, value: Any, at: Any, scope: Scope) -> Any:
 
 def _texel(item: Any, value: Any, at: Any, scope: Scope) -> TensorLoad:
     """Compute the four lanes of a value in a scope; returns the load of one lane."""
+    if item._lane is not None and uses(value, item._lane.var):
+        # Divisions hide what is the same: (4 * i + lane) // 24 is so for all four.
+        value = simplify_divisions(value, item.analyzer)
     for made, load in scope.values:
         if structural_equal(made, value):
             return load

@@ -29,6 +29,9 @@ class Tile:
         Work-items in a work-group, at most.
     group_rows : int
         Work-items of a group along its second axis, at least, where there are as many.
+    shape : tuple[tuple[int, int], ...]
+        Work-items of a group along axes, up to three, those along x first; where it is empty,
+        `group` and `group_rows` decide.
     local_bytes : int
         Local memory for operands that a group fetches together (:mod:`.local_tiles`); 0 for none.
     team : int
@@ -48,6 +51,7 @@ class Tile:
     inner_width: int = 1
     group: int = 64
     group_rows: int = 1
+    shape: tuple[tuple[int, int], ...] = ()
     local_bytes: int = 0
     team: int = 1
     fastest: int | None = None

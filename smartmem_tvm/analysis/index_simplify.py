@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm
-from tvm import tirx
+from tvm import sym, tirx
 from tvm_ffi import structural_walk
 
 from .expressions import loads_of, substitute
-from .index_conditions import simplify_expression
+from .index_conditions import is_index_type, simplify_expression
 from .index_proof import prove_same
 from .index_reading import dtype_of
 from .index_space import IndexSpace
@@ -35,6 +35,8 @@ DIVISIONS = (tirx.FloorDiv, tirx.Div)
 REMAINDERS = (tirx.FloorMod, tirx.Mod)
 # At most so many points of a result are compared with what was given.
 CHECKED_POINTS = 2_048
+# Bounds beyond are no extents: the analyser knows none.
+MOST_EXTENT = 2**31
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,21 @@ def simplify_value(
     if check:
         _check_same([expr], [result], domain, predicate)
     return result
+
+
+def simplify_divisions(expr: Any, analyzer: sym.Analyzer) -> Any:
+    """Value that divides anywhere, simplified within the bounds that an analyzer knows."""
+    if not count_divisions(expr).total:
+        return expr
+    found: list[Any] = []
+    structural_walk(expr, (tvm.ir.Var, found.append))
+    domain = {}
+    for var in (v for v in found if isinstance(v.ty, tvm.ir.PrimType) and is_index_type(v)):
+        bound = analyzer.const_int_bound(var)
+        if bound.min_value == 0 and bound.max_value < MOST_EXTENT:
+            extent = tirx.IntImm(dtype_of(var), bound.max_value + 1)
+            domain[var] = tvm.ir.Range(tirx.IntImm(dtype_of(var), 0), extent)
+    return simplify_value(expr, domain)
 
 
 def compose(

@@ -82,12 +82,11 @@ class Samples:
         """Whether an access stays where it is along every `count` points of a run, whole tiles."""
         if run not in self.runs:
             return True
-        indices, condition = self.runs[run]
-        length = indices.shape[1] // count * count
-        if condition or not length:
+        if self.runs[run][1] or run not in self.whole or self.steps[run] % count:
             return False
-        tiles = indices[:, :length].reshape(len(indices), -1, count, indices.shape[2])
-        return indices.shape[1] % count == 0 and bool((tiles == tiles[:, :, :1]).all())
+        indices = self.whole[run]
+        first = np.arange(indices.shape[1]) // count * count
+        return bool((indices == indices[:, first]).all())
 
     def digits(self, axis: Any, layout: Layout) -> tuple[Digit, ...]:
         """Loops that a single axis amounts to in a layout, the innermost first.

@@ -127,6 +127,11 @@ class KernelCost:
         self._footprints: dict[Any, float] = {}
         self._waves: dict[Walk, dict[int, int]] = {}
 
+    def samples(self, number: int) -> Samples:
+        """Samples of an access, by its place in `accesses`."""
+        work, position = self.accesses[number]
+        return self._sampled.samples[work][position]
+
     def is_write(self, number: int) -> bool:
         """Whether an access, by its place in `accesses`, is a write: only the sink has any."""
         return len(self.accesses) - number <= self.work[-1].writes
@@ -227,7 +232,7 @@ class KernelCost:
         unit = unit or self.memory.line_bytes
         key = (work, position, layout, unit)
         if key not in self._footprints:
-            loops = [loop for axis in samples.whole for loop in _bytes_of(samples, axis, layout)]
+            loops = [loop for axis in samples.whole for loop in bytes_of(samples, axis, layout)]
             start = starts_of(samples.origin(layout) * samples.itemsize, (), unit, samples.itemsize)
             limit = math.ceil(self._size(samples, layout) / unit)
             self._footprints[key] = unit * lines_of(loops, samples.itemsize, unit, start, limit)
@@ -325,7 +330,7 @@ class KernelCost:
             loop
             for d, _ in enumerate(self.extents)
             if d not in walk.inner
-            for loop in every(_bytes_of(samples, (d,), layout), self._tile_size(walk, d))
+            for loop in every(bytes_of(samples, (d,), layout), self.tile_size(walk, d))
         ]
         line, cache = self.memory.line_bytes, self.memory.first_cache
         nest, size = (*vector, *around), self._size(samples, layout)
@@ -353,7 +358,9 @@ class KernelCost:
         inside, beyond, sharing = self._side_by_side(samples, walk, layout)
         starts = self._starts(samples, beyond, layout)
         limit = math.ceil(self._size(samples, layout) / line)
-        nest = (*vector, *inside, *around)
+        texel = (samples.itemsize, LANES)  # read as a whole, whatever loops go around it
+        lanes, others = [x for x in around if x == texel], [x for x in around if x != texel]
+        nest = (*vector, *lanes, *inside, *others)
         return fetched(nest, samples.itemsize, line, starts, cache, limit, WAYS) / sharing
 
     def _reads_ahead(self, work: int, samples: Samples, walk: Walk, layout: Layout) -> bool:
@@ -373,13 +380,13 @@ class KernelCost:
         run, (_, _, width) = self._lane_of(work, walk), self._shape(work, walk)
         around: list[Loop] = []
         for d, n in self._rows(part, samples, walk):
-            around += first_of(_bytes_of(samples, (d,), layout), n)
+            around += first_of(bytes_of(samples, (d,), layout), n)
         if part is self.work[-1]:
             axes: list[Any] = [(d,) for d in reversed(walk.inner)]
         else:
             axes = [var for var, _ in reversed(part.reduced)]
         for axis in axes:
-            whole = _bytes_of(samples, axis, layout)
+            whole = bytes_of(samples, axis, layout)
             around += every(whole, width) if axis == run else whole
         return self._vector(samples, walk, run, width, layout), around
 
@@ -392,10 +399,10 @@ class KernelCost:
         if stride is not None:
             return [(stride * samples.itemsize, width)] if stride else []
         if not isinstance(run, tuple):
-            return first_of(_bytes_of(samples, run, layout), width)
+            return first_of(bytes_of(samples, run, layout), width)
         found: list[Loop] = []
         for d in reversed(run):
-            found += first_of(_bytes_of(samples, (d,), layout), width)
+            found += first_of(bytes_of(samples, (d,), layout), width)
             width = -(-width // self.extents[d])
         return found
 
@@ -403,7 +410,8 @@ class KernelCost:
         origin = samples.origin(layout) * samples.itemsize
         return starts_of(origin, loops, self.memory.line_bytes, samples.itemsize)
 
-    def _tile_size(self, walk: Walk, d: int) -> int:
+    def tile_size(self, walk: Walk, d: int) -> int:
+        """Points of an axis that a work-item covers at a time."""
         if walk.lane is not None and d in walk.lane:
             inner = math.prod(self.extents[o] for o in walk.lane if o > d)
             return max(1, walk.width // inner)
@@ -418,7 +426,7 @@ class KernelCost:
         inside: list[Loop] = []
         beyond: list[Loop] = []
         for d in dict.fromkeys([*left, *reversed(outer)]):
-            whole = every(_bytes_of(samples, (d,), layout), self._tile_size(walk, d))
+            whole = every(bytes_of(samples, (d,), layout), self.tile_size(walk, d))
             inside += first_of(whole, left.get(d, 1))
             beyond += every(whole, left.get(d, 1))
         return inside, beyond, float(math.prod(left.values()))
@@ -431,7 +439,7 @@ class KernelCost:
         outer = [d for d, n in enumerate(self.extents) if n > 1 and d not in walk.inner]
         runs: dict[int | None, tuple[int, ...]]
         runs = {d: lane if d in lane else (d,) for d in outer}
-        tiles = {d: math.ceil(self.extents[d] / self._tile_size(walk, d)) for d in outer}
+        tiles = {d: math.ceil(self.extents[d] / self.tile_size(walk, d)) for d in outer}
         counts = {run: math.prod(tiles.get(d, 1) for d in run) for run in runs.values()}
         rows = [runs[d] for d, _ in walk.rows if d in runs]
         x, y = thread_axes(counts, runs.get(walk.fastest), rows, lane, DEEP)
@@ -449,7 +457,7 @@ class KernelCost:
         return left
 
 
-def _bytes_of(samples: Samples, axis: Any, layout: Layout) -> list[Loop]:
+def bytes_of(samples: Samples, axis: Any, layout: Layout) -> list[Loop]:
     """Loops over a whole axis, strides in bytes."""
     return [
         (None if stride is None else stride * samples.itemsize, count)

@@ -44,29 +44,33 @@ def cheapest_shape(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Shape:
         return ()
     first = next(d for d in (tile.fastest, tile.lane, many[-1]) if d in many)
     axes = [first, *(d for d in reversed(many) if d != first)]
-    found = list(_shapes(axes, counts, min(limits.max_group, items)))
+    found = list(_shapes(axes, counts, limits.max_group))
+    wave = min(GROUP, max(map(_members, found)))
+    found = [shape for shape in found if _members(shape) >= wave]
     least = min(GROUPS, max(traffic.groups(dict(shape)) for shape in found))
-    enough = [shape for shape in found if traffic.groups(dict(shape)) >= least]
-    return min(enough, key=lambda shape: _cost(shape, traffic, items))
+    found = [shape for shape in found if traffic.groups(dict(shape)) >= least]
+    return min(found, key=lambda shape: _cost(shape, traffic, items))
+
+
+def _members(shape: Shape) -> int:
+    """Work-items of a group."""
+    return math.prod(n for _, n in shape)
 
 
 def _cost(shape: Shape, traffic: GroupTraffic, items: int) -> tuple[float, int]:
     """Lines, those of idle work-items as well; of equal shapes the larger group."""
-    sizes = dict(shape)
-    members = math.prod(sizes.values())
-    launched = traffic.groups(sizes) * members
-    return traffic.lines(sizes) * launched / items, -members
+    launched = traffic.groups(dict(shape)) * _members(shape)
+    return traffic.lines(dict(shape)) * launched / items, -_members(shape)
 
 
 def _shapes(axes: list[int], counts: dict[int, int], most: int) -> Iterator[Shape]:
-    """Shapes of at least a wave."""
+    """Shapes of up to `most` work-items."""
     # Beyond three axes, all but two lie between groups, along z.
     boxes = [axes] if len(axes) <= AXES else [[axes[0], other] for other in axes[1:]]
 
     def beyond(chosen: Shape, left: list[int], room: int) -> Iterator[Shape]:
         if not left:
-            if most // room >= min(GROUP, most):
-                yield tuple((d, n) for d, n in chosen if n > 1 or d == axes[0])
+            yield tuple((d, n) for d, n in chosen if n > 1 or d == axes[0])
             return
         for n in _sizes(counts[left[0]], room):
             if chosen or n >= min(ALONG_X, counts[left[0]]):

@@ -52,9 +52,9 @@ class Contraction:
             raise RuleDeclined("no reduction has the output's domain")
         tile = cheapest(costs, _tiles(costs, limits), lambda tile: with_order(tile, costs, limits))
         tile = with_group(tile, costs, limits)
-        if not tile.shape:
-            return WorkItem(costs.kernel, tile).schedule()
-        return _in_local_memory(tile, costs, limits)
+        if limits.lock_step and tile.team == 1 and not any(costs.symbolic):
+            return _in_local_memory(tile, costs, limits)
+        return WorkItem(costs.kernel, tile).schedule()
 
 
 def _in_local_memory(tile: Tile, costs: Costs, limits: ScheduleLimits) -> s_tir.Schedule:
@@ -62,7 +62,7 @@ def _in_local_memory(tile: Tile, costs: Costs, limits: ScheduleLimits) -> s_tir.
     tile = replace(tile, local_bytes=limits.tile_bytes)
     item = WorkItem(costs.kernel, tile)
     first = schedule = item.schedule()
-    while item.crowded:
+    while item.crowded and tile.shape:
         most = math.prod(n for _, n in tile.shape) // 2
         if most < GROUP:
             return first

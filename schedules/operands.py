@@ -19,9 +19,9 @@ from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_walk
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, substitute, uses
+from smartmem_tvm.analysis.index_maps import simplify_divisions
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
-from smartmem_tvm.analysis.index_simplify import simplify_divisions
-from smartmem_tvm.analysis.texels import is_texture
+from smartmem_tvm.analysis.texels import LANES, is_texture
 
 from .lanes import Lane, element_offset
 
@@ -157,7 +157,9 @@ def read_operand(
     inside = [(v, n) for v, n in axes if any(v.same_as(one) for one, _ in inside)]
     vector = _vector(loads[0], part, lanes)
     if vector is None and is_texture(loads[0].source):
-        return None
+        vector = _across(unfolded, item)
+        if vector is None:
+            return None
     if vector is not None:
         axes = [(v, n) for v, n in axes if not v.same_as(vector.var)]
         inside = [(v, n) for v, n in inside if not v.same_as(vector.var)]
@@ -181,21 +183,22 @@ def read_operand(
 def _window(item: Any, part: Any, step: tuple[Any, int], axes: Axes) -> tuple[Window, Any] | None:
     """Axes that move along the elements that a step moves along, and the part in terms of places.
 
-    Only where windows overlap: the step goes further than the axis does at a time.
+    Only where windows overlap: the step goes further than an axis does at a time.
     """
     var, extent = step
     (load,) = loads_of(part)
     along = step_of(load, var)
-    found = []
-    for axis, n in axes:
-        stride = step_of(load, axis) // along if along else 0
-        if not 0 < stride < extent:
+    strides = [(step_of(load, axis) // along if along else 0, axis, n) for axis, n in axes]
+    found, reach = [], extent
+    for stride, axis, n in sorted(strides, key=lambda one: one[0]):
+        if not 0 < stride < reach:  # between windows lie elements that nobody reads
             continue
         free = tirx.Var("place", var.ty)
         moved = substitute(part, {var: free - as_type_of(var, axis) * const(stride, var)})
         if not uses(item.analyzer.simplify(moved), axis):
             found.append((axis, n, stride))
-    if not found:
+            reach += (n - 1) * stride
+    if not any(stride < extent for _, _, stride in found):
         return None
     place = tirx.Var(item._name("place"), var.ty)
     window = Window(place, var, found)
@@ -214,6 +217,16 @@ def _vector(load: TensorLoad, part: Any, lanes: list[Lane]) -> Lane | None:
         same = all(lane.step(condition) == 0 for condition in conditions)
         if same and lane.stride(load.source, load.indices) == 1:
             return lane
+    return None
+
+
+def _across(part: Any, item: Any) -> Lane | None:
+    """Neighbours that each read a lane of the same texel, in terms of their places."""
+    (load,) = loads_of(part)
+    for var, n in item.grid.items:
+        if n == LANES and load.indices[-1].same_as(var):
+            lane = Lane(var, LANES, item.analyzer)
+            return _vector(load, part, [lane])
     return None
 
 

@@ -21,8 +21,8 @@ from tvm.tirx import BufferLoad
 from tvm_ffi import structural_equal
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, substitute, uses
+from smartmem_tvm.analysis.index_maps import simplify_divisions
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
-from smartmem_tvm.analysis.index_simplify import simplify_divisions
 from smartmem_tvm.analysis.texels import LANES, is_texture
 
 from .lanes import Lane

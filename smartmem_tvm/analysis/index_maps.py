@@ -14,6 +14,7 @@ from .index_simplify import (
     compose,
     count_divisions,
     has_loads,
+    simplify_divisions,
     simplify_indices,
     simplify_value,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "has_loads",
     "invert",
     "prove_same",
+    "simplify_divisions",
     "simplify_indices",
     "simplify_value",
 ]

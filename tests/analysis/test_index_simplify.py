@@ -15,6 +15,7 @@ from smartmem_tvm.analysis.index_maps import (
     compose,
     count_divisions,
     prove_same,
+    simplify_divisions,
     simplify_indices,
     simplify_value,
 )
@@ -323,3 +324,17 @@ def test_conditions_compared_as_numbers():
     choice = tirx.Select(condition, tirx.LShift(x[i], inner), tirx.const(0, "int32"))
     made = simplify_value(choice, {i: Range(0, 8)})
     assert prove_same(made, choice, {i: Range(0, 8)}).holds
+
+
+def test_divisions_within_the_bounds_that_an_analyser_knows():
+    """What all four channels of a texel read: TVM's analyser leaves the division as it is."""
+    group, item, lane = (tirx.Var(name, "int64") for name in ("group", "item", "lane"))
+    analyzer = tvm.sym.Analyzer()
+    for var, extent in ((group, 18), (item, 8), (lane, 4)):
+        zero, last = (tirx.IntImm("int64", n) for n in (0, extent))
+        analyzer.bind(var, Range(zero, last))
+    index = (group * 32 + item * 4 + lane) // 24
+    assert structural_equal(analyzer.simplify(index), index)
+    assert structural_equal(simplify_divisions(index, analyzer), (group * 8 + item) // 6)
+    plain = group + item
+    assert simplify_divisions(plain, analyzer).same_as(plain)

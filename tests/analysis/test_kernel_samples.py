@@ -105,3 +105,13 @@ def test_long_axes_are_as_their_first_part():
     _, samples = _samples(topi.nn.relu, (4 * LONGEST, 8))
     assert samples["x0"].digits((0,), row_major(2)) == ((8, 4 * LONGEST),)
     assert samples["x0"].digits((0,), Layout((0, 1), (0, 4))) == ((1, 4), (32, LONGEST))
+
+
+@pytest.mark.parametrize(
+    ("count", "rests"), [(2, True), (3, True), (6, True), (4, False), (9, False)]
+)
+def test_channels_of_a_group_read_the_same(count, rests):
+    """Of 18 channels in groups of six, every two, three or six have one input."""
+    _, samples = _samples(lambda x: topi.repeat(x, 6, 0), (3, 8))
+    assert samples["x0"].rests((0,), count) is rests
+    assert not samples["x0"].rests((1,), 2)

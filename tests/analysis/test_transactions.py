@@ -215,6 +215,20 @@ def test_rows_that_share_a_set_of_a_cache_are_lost():
     assert by_texels < row_by_row / 2
 
 
+def test_texels_inside_of_windows_are_read_as_a_whole():
+    """Around the lanes of a texel go loops over windows and a wave that a small cache loses."""
+    func = _kernel(
+        lambda x, w: topi.nn.conv2d_nchw(x, w, 1, 1, 1, "float32"), (1, 16, 14, 56), (32, 16, 3, 3)
+    )
+    model = KernelCost(read_kernel(func), replace(ADRENO, image_cache=256))
+    walk = Walk((1,), 4, fastest=3)
+    blocks = Layout((1, 0, 2, 3), (1, 4))
+    counts = model.count(0, walk, blocks, image=True)
+    texels = model.items(walk) * 16 / 4 * 9
+    assert counts.shared == texels
+    assert counts.lines <= texels
+
+
 def test_a_block_is_divided_where_a_loop_goes_through_it():
     model = KernelCost(read_kernel(_matmul((16, 32), (32, 16))), CPU)
     lanes = Walk((1,), 16, rows=((0, 4),))

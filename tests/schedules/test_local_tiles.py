@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -99,6 +100,9 @@ def test_matrix_products_of_any_extents(m, k, n, profile, opencl_device):
         ((2, 24, 9, 11), (40, 24, 1, 1), 1, 0, 1),
         ((1, 32, 13, 13), (32, 8, 3, 3), 2, 1, 4),
         ((1, 5, 12, 12), (7, 5, 3, 5), 1, 2, 1),
+        ((1, 8, 37, 29), (12, 8, 3, 3), 1, 1, 1),
+        ((1, 12, 41, 35), (24, 4, 3, 3), 2, 1, 3),
+        ((1, 16, 31, 31), (16, 1, 5, 5), 1, 2, 16),
     ],
 )
 def test_convolutions_with_borders(shape, weights, stride, padding, groups, profile, opencl_device):
@@ -154,13 +158,73 @@ def test_open_extents_have_none():
     assert not shared_bytes(made)
 
 
-def test_a_row_that_nobody_shares_is_not_fetched_together():
+@pytest.mark.parametrize(("stride", "dilation"), [(3, 1), (4, 1), (1, 3)])
+def test_windows_that_do_not_overlap_are_not_fetched_together(stride, dilation):
     """Every work-item has elements of its own, but for the weights."""
     x, w = te.placeholder((1, 64, 32, 32)), te.placeholder((64, 1, 3, 3))
-    func = te.create_prim_func([x, w, topi.nn.group_conv2d_nchw(x, w, 1, 1, 1, 64)])
-    made = schedule(func, "adreno-740")
-    whole = sum(shared_bytes(made).values())
-    assert whole <= 64 * 9 * 4
+    func = topi.nn.group_conv2d_nchw(x, w, stride, 1, dilation, 64)
+    made = schedule(te.create_prim_func([x, w, func]), "adreno-740")
+    assert sum(shared_bytes(made).values()) <= 64 * 9 * 4
+
+
+@pytest.mark.device
+@pytest.mark.parametrize(("extent", "stride"), [(32, 1), (16, 2), (19, 1), (11, 2)])
+def test_overlapping_windows_are_fetched_once(extent, stride, opencl_device):
+    """What a group's windows cover, with their borders: no element of it is fetched twice."""
+    channels, out, size = 16, 32, (extent - 1) * stride + 3
+    x, w = normal(1, channels, size, size), normal(out, channels, 3, 3, seed=1)
+    want = convolved(x, w, stride, 0)[0].transpose(1, 2, 0)
+    weights = np.ascontiguousarray(w.transpose(1, 2, 3, 0))
+    func = channels_last((channels, size, size), out, stride)
+    made = check(func, [x[0], weights], [np.ascontiguousarray(want)], opencl_device, "adreno-740")
+    assert len(shared_bytes(made)) == 2
+    target = load_profile("adreno-740").target()
+    groups = math.prod(extent_of(made, f"blockIdx.{axis}") for axis in "xyz")
+    fetched = sum(shared_bytes(made).values()) * channels * groups
+    assert simulated(made, target, "bytes") == fetched + 4 * want.size
+
+
+def test_smaller_groups_where_local_memory_does_not_hold_the_windows(monkeypatch):
+    func = channels_last((16, 129, 257), 64, 2)
+    whole = schedule(func, "adreno-740")
+    limits_of = contraction.limits_of
+    most = sum(shared_bytes(whole).values()) - 4
+    monkeypatch.setattr(
+        contraction, "limits_of", lambda t: dataclasses.replace(limits_of(t), tile_bytes=most)
+    )
+    smaller = schedule(func, "adreno-740")
+    assert len(shared_bytes(smaller)) == 2
+    assert sum(shared_bytes(smaller).values()) <= most
+    items = [
+        math.prod(extent_of(made, f"threadIdx.{axis}") for axis in "xyz")
+        for made in (whole, smaller)
+    ]
+    assert items[1] < items[0]
+
+
+def channels_last(shape, out, stride):
+    """Convolution of [channels, rows, columns] by [channels, 3, 3, out], results channels last."""
+    channels, rows, columns = shape
+    x, w = te.placeholder(shape), te.placeholder((channels, 3, 3, out))
+    c, i, j = (te.reduce_axis((0, n)) for n in (channels, 3, 3))
+    extents = (rows - 3) // stride + 1, (columns - 3) // stride + 1, out
+    result = te.compute(
+        extents,
+        lambda y, at, o: te.sum(x[c, y * stride + i, at * stride + j] * w[c, i, j, o], (c, i, j)),
+    )
+    return te.create_prim_func([x, w, result])
+
+
+def extent_of(func, tag):
+    """Extent of a thread axis; 1 where there is none."""
+    found = [1]
+
+    def visit(loop):
+        if loop.thread_binding is not None and loop.thread_binding.thread_tag == tag:
+            found.append(int(loop.extent))
+
+    structural_walk(func.body, (tirx.For, visit))
+    return found[-1]
 
 
 def test_fetched_together_memory_is_asked_less_often(monkeypatch):
@@ -175,10 +239,10 @@ def test_fetched_together_memory_is_asked_less_often(monkeypatch):
     assert 4 * together < alone
 
 
-def simulated(func, target):
+def simulated(func, target, figure="requests"):
     with CacheModel(load_configurations("small")) as model:
         (kernel,) = simulate_function(func, target, model)
-    return kernel.counts.accesses.requests
+    return getattr(kernel.counts.accesses, figure)
 
 
 def test_sources_stay_short():

@@ -25,7 +25,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from smartmem_tvm.analysis.computation import Axis, Stage, Store
 
-from ._emit import build_prim_func
+from ._emit_function import build_prim_func
 from ._graph import Node
 from ._relax_functions import rewrite_functions
 

@@ -43,7 +43,8 @@ from smartmem_tvm.analysis.expressions import static, uses
 from smartmem_tvm.analysis.layouts import LAYOUTS, layout_of, map_indices, map_shape, pack
 from smartmem_tvm.errors import SmartMemError
 
-from ._emit import build_prim_func, rewrite_blocks
+from ._emit import rewrite_blocks
+from ._emit_function import build_prim_func
 from ._graph import Graph, Node
 from ._tensors import is_constant, public_tensors
 from ._views import SimplifiedStages, simplified

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 
 from .cache_lines import every, first_of, lines_of, starts_of
 from .layouts import row_major
-from .transactions import KernelCost, bytes_of
 from .walks import Walk
+from .work_item_loops import WorkItemLoops, bytes_of
 
 
 class GroupTraffic:
@@ -32,7 +32,7 @@ class GroupTraffic:
         What a work-item does.
     """
 
-    def __init__(self, model: KernelCost, walk: Walk) -> None:
+    def __init__(self, model: WorkItemLoops, walk: Walk) -> None:
         self._model = model
         self._sizes = {d: model.tile_size(walk, d) for d in range(len(model.extents))}
         self._inner = walk.inner

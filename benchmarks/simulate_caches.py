@@ -35,6 +35,8 @@ from smartmem_tvm.simulation import Simulation, load_configurations, scheduled_m
 
 _LAST = "RewriteDataflowReshape"  # TVM's pass after which kernels are listed
 LEVELS = ("texture_l1", "buffer_l1", "l2")
+# What leaves the cores is looked up in the L2: misses of a first cache, and loads that have none.
+FIGURES = ("misses", "L2 misses", "L2 look-ups")
 
 
 def main() -> None:
@@ -160,6 +162,10 @@ def _misses(row: dict[str, Any], configuration: str, levels: Iterable[str] = LEV
     return sum(caches[level]["misses"] for level in levels)
 
 
+def _look_ups(row: dict[str, Any], configuration: str) -> int:
+    return int(row["caches"][configuration]["l2"]["lookups"])
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """Print how many times fewer accesses and misses each of ours has than each other."""
     rows = json.loads(json_text(rows))
@@ -167,9 +173,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if not row["failed"]:
             by_runner.setdefault(row["runner"], {})[row["model"]] = row
-    ours = [runner for runner in by_runner if runner.startswith("ours")]
-    for one in ours:
-        for other in (runner for runner in by_runner if not runner.startswith("ours")):
+    for one in (runner for runner in by_runner if runner.startswith("ours")):
+        others = [r for r in by_runner if not r.startswith("ours") or r.startswith(f"{one}-")]
+        for other in others:
             both = [model for model in by_runner[one] if model in by_runner[other]]
             if both:
                 _show_pair(one, other, both, by_runner)
@@ -179,7 +185,7 @@ def _show_pair(one: str, other: str, models: list[str], by_runner: dict[str, Any
     configurations = list(by_runner[one][models[0]]["caches"])
     print(f"\n{other} over {one}: times fewer (above 1: ours is better)")
     print("| model | accesses | bytes | " + " | ".join(_headings(configurations)) + " |")
-    print("| --- |" + " ---: |" * (2 + 2 * len(configurations)))
+    print("| --- |" + " ---: |" * (2 + 3 * len(configurations)))
     table = []
     for model in models:
         a, b = by_runner[one][model], by_runner[other][model]
@@ -188,6 +194,7 @@ def _show_pair(one: str, other: str, models: list[str], by_runner: dict[str, Any
         for name in configurations:
             ratios.append(_misses(b, name) / _misses(a, name))
             ratios.append(_misses(b, name, ("l2",)) / _misses(a, name, ("l2",)))
+            ratios.append(_look_ups(b, name) / _look_ups(a, name))
         table.append(ratios)
         print(f"| {model}{mark} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
     means = [
@@ -199,7 +206,7 @@ def _show_pair(one: str, other: str, models: list[str], by_runner: dict[str, Any
 
 
 def _headings(configurations: list[str]) -> list[str]:
-    return [f"{what}, {name}" for name in configurations for what in ("misses", "L2 misses")]
+    return [f"{what}, {name}" for name in configurations for what in FIGURES]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from smartmem_tvm.analysis.expressions import const, dtype_of, loads_of, static,
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 
 from .lanes import Lane
-from .operands import Axes, Operand, number_of, read_operand, step_of
+from .operands import Axes, Operand, as_type_of, number_of, read_operand, step_of
 from .statements import loop, loops, private, sequence, when
 from .team import barrier
 
@@ -44,6 +44,8 @@ from .team import barrier
 WORTH = 2
 # Steps of a reduction of which the operands are fetched at once, at most.
 MOST_STEPS = 16
+# Vectors that a work-item fetches at once whose places it keeps, at most.
+MOST_TURNS = 4
 
 Loops = list[tuple[Any, Any]]
 
@@ -56,6 +58,8 @@ class Fetches:
     ----------
     values : list
         What is computed in a step, from local memory.
+    before : list
+        What is computed before all loops.
     statements : list
         What fetches the operands of some steps, barriers included.
     outer, inner : list of (variable, extent)
@@ -66,6 +70,7 @@ class Fetches:
     """
 
     values: list[Any]
+    before: list[Any]
     statements: list[Any]
     outer: Loops
     inner: Loops
@@ -78,7 +83,7 @@ class Fetches:
             for var, (first, step) in self.split.items()
         }
         body = loops(self.inner, substitute(body, whole))
-        return loops(self.outer, sequence([*self.statements, body]))
+        return sequence([*self.before, loops(self.outer, sequence([*self.statements, body]))])
 
 
 def fetch_together(
@@ -105,9 +110,10 @@ def fetch_together(
     if not _is_worth_it(found, steps, threads):
         return None
     outer, inner, split = _split(item, nest, dict(steps))
-    fills, loads = [], []
+    before, fills, loads = [], [], []
     for operand in found:
-        fill, load = _fill(item, operand, steps, split, threads)
+        places, fill, load = _fill(item, operand, steps, split, threads)
+        before += places
         fills.append(fill)
         loads.append(load)
 
@@ -117,7 +123,7 @@ def fetch_together(
         )
 
     values = [_visit_parts(value, local) for value in values]
-    return Fetches(values, [barrier(), *fills, barrier()], outer, inner, split)
+    return Fetches(values, before, [barrier(), *fills, barrier()], outer, inner, split)
 
 
 def _visit_parts(value: Any, change: Any) -> Any:
@@ -215,23 +221,18 @@ def _split(
 
 def _fill(
     item: Any, operand: Operand, steps: Axes, split: dict[Any, tuple[Any, Any]], threads: int
-) -> tuple[Any, TensorLoad]:
-    """Statement that fetches an operand of some steps, and the load of this work-item's element."""
+) -> tuple[list[Any], Any, TensorLoad]:
+    """How an operand of some steps is fetched, and the load of this work-item's element.
+
+    Of few turns the places are found before the loops over fetches, since they divide.
+    """
     # Work-items side by side fetch what lies side by side.
     (load,) = loads_of(operand.unfolded)
     axes = sorted(operand.places(steps), key=lambda axis: step_of(load, axis[0]), reverse=True)
     shape = [*(n for _, n in axes), operand.width]
     tile = private(item._name("tile"), shape, dtype_of(operand.part), "shared")
     item._buffers.append(tile)
-    number, turn, turns = _numbered(item, math.prod(shape[:-1]), threads)
-    binds, at, left = [], {}, math.prod(shape[:-1])
-    for var, extent in axes:
-        left //= extent
-        place = tirx.Var(item._name("at"), turn.ty)
-        item.analyzer.bind(place, tvm.ir.Range(const(0, place), const(extent, place)))
-        binds.append(tirx.Bind(place, number // const(left, number) % const(extent, number)))
-        at[var] = place
-    places: list[Any] = [at[var] for var, _ in axes]
+    like = item.grid.items[0][0]
     windows = {window.place: window for window in operand.windows}
     own: list[Any] = []
     for var, _ in axes:
@@ -239,34 +240,58 @@ def _fill(
             own.append(windows[var].own(split[windows[var].step][1]))
         else:
             own.append(split[var][1] if var in split else var)
-    lane, last = None, const(0, turn)
+    own.append(const(0, like) if operand.vector is None else operand.vector.var)
+    vectors = math.prod(shape[:-1])
+    turn, turns = tirx.Var(item._name("turn"), like.ty), math.ceil(vectors / threads)
+    item.analyzer.bind(turn, tvm.ir.Range(const(0, turn), const(turns, turn)))
+    before: list[Any] = []
+    fetches: list[Any] = []
+    for number in range(turns) if turns <= MOST_TURNS else [turn]:
+        first = turn if turns > MOST_TURNS else const(number, turn)
+        at_item = first * const(threads, turn) + item.grid.number()
+        binds, fetch = _fetch(item, operand, axes, tile, at_item, split)
+        last = turns > MOST_TURNS or number == turns - 1
+        inside = at_item < const(vectors, turn) if last and vectors % threads else None
+        if turns > MOST_TURNS:
+            fetch = sequence([*binds, fetch])
+        else:
+            before += binds
+        fetches.append(when(inside, fetch))
+    body = sequence(fetches)
+    if turns > MOST_TURNS:
+        body = loop(turn, const(turns, turn), body)
+    return before, body, BufferLoad(tile, own)
+
+
+def _fetch(
+    item: Any,
+    operand: Operand,
+    axes: Axes,
+    tile: Any,
+    number: Any,
+    split: dict[Any, tuple[Any, Any]],
+) -> tuple[list[Any], Any]:
+    """Places of one vector, by its number, and the statement that fetches it."""
+    binds, at, left = [], {}, math.prod(n for _, n in axes)
+    for var, extent in axes:
+        left //= extent
+        place = tirx.Var(item._name("at"), number.ty)
+        item.analyzer.bind(place, tvm.ir.Range(const(0, place), const(extent, place)))
+        binds.append(tirx.Bind(place, number // const(left, number) % const(extent, number)))
+        at[var] = place
+    to: list[Any] = [at[var] for var, _ in axes]
+    lane = None
     if operand.vector is None:
-        own.append(last)
+        to.append(const(0, number))
     else:
         like = operand.vector.var
         lane = Lane(tirx.Var(item._name("lane"), like.ty), operand.width, item.analyzer)
-        at[like] = last = lane.var
-        own.append(like)
-    values = {
-        var: value if dtype_of(value) == dtype_of(var) else tirx.Cast(dtype_of(var), value)
-        for var, value in at.items()
-    }
+        at[like] = lane.var
+        to.append(lane.var)
+    values = {var: as_type_of(var, value) for var, value in at.items()}
     for var, (first, _) in split.items():
         values[var] = first + values[var] if var in at else first
-    for var, window in windows.items():
-        values[var] = split[window.step][0] + values[var]
+    for window in operand.windows:
+        values[window.place] = split[window.step][0] + values[window.place]
     part = substitute(operand.unfolded, values)
-    fetch = item._assign(BufferLoad(tile, [*places, last]), part, [], lane)
-    some = math.prod(shape[:-1]) % threads
-    inside = number < const(math.prod(shape[:-1]), number) if some else None
-    body = when(inside, sequence([*binds, fetch]))
-    return loop(turn, turns, body), BufferLoad(tile, own)
-
-
-def _numbered(item: Any, vectors: int, threads: int) -> tuple[Any, Any, Any]:
-    """Number of a vector, and the loop over those that a work-item fetches."""
-    like = item.grid.items[0][0]
-    turn = tirx.Var(item._name("turn"), like.ty)
-    turns = const(math.ceil(vectors / threads), turn)
-    item.analyzer.bind(turn, tvm.ir.Range(const(0, turn), turns))
-    return turn * const(threads, turn) + item.grid.number(), turn, turns
+    return binds, item._assign(BufferLoad(tile, to), part, [], lane)

@@ -165,6 +165,11 @@ class _Reader:
             and not _among(v, [*kept, *self.outer])
         ]
         members = self.team if _among(target.buffer, self.parts) else []
+        if str(target.buffer.ty.storage_scope).startswith("shared"):
+            # Work-items that fetch for their group, which then reduces: neighbours are its lanes.
+            fetching = [v for v in domain if v in steps and not _among(v, execution.loops)]
+            lanes += [v for v in fetching if steps[v][1] == 1]
+            members = [*members, *fetching]
         if is_device_memory(target.buffer) and not reductions:
             return None
 

@@ -66,6 +66,7 @@ class Samples:
     steps: dict[Any, int]
     _strides: dict[tuple[Any, Layout], int | None] = field(default_factory=dict)
     _digits: dict[tuple[Any, Layout], tuple[Digit, ...]] = field(default_factory=dict)
+    _rests: dict[tuple[Any, int], bool] = field(default_factory=dict)
 
     def stride(self, run: Any, layout: Layout) -> int | None:
         """Elements from one point of a run to the next in a layout; None when that varies."""
@@ -82,6 +83,11 @@ class Samples:
         """Whether an access stays where it is along every `count` points of a run, whole tiles."""
         if run not in self.runs:
             return True
+        if (run, count) not in self._rests:
+            self._rests[run, count] = self._rests_along(run, count)
+        return self._rests[run, count]
+
+    def _rests_along(self, run: Any, count: int) -> bool:
         if self.runs[run][1] or run not in self.whole or self.steps[run] % count:
             return False
         indices = self.whole[run]

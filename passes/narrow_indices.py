@@ -46,7 +46,8 @@ from ._narrow_data import HeldData, hold_narrow
 
 BOUNDS = "tir_var_upper_bound"
 WIDE = "smartmem.wide_indices"
-CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+CALL_TIR_INPLACE = tvm.ir.Op.get("relax.call_tir_inplace")
+CALLS = (tvm.ir.Op.get("relax.call_tir"), CALL_TIR_INPLACE)
 LIMIT = 2**31
 ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
 
@@ -96,7 +97,7 @@ def _symbols_of_calls(mod: tvm.IRModule) -> dict[Any, Largest]:
         def visit(
             call: Any, analyzer: tvm.sym.Analyzer = analyzer, known: set[Any] = known
         ) -> None:
-            if call.op.same_as(CALL_TIR):
+            if any(call.op.same_as(op) for op in CALLS):
                 symbols = found.setdefault(call.args[0], {})
                 for symbol, actual in _symbol_values(mod[call.args[0]], call):
                     value = _largest(actual, analyzer, known)
@@ -126,6 +127,9 @@ def _symbol_values(func: tirx.PrimFunc, call: Any) -> list[tuple[Any, Any]]:
     """Symbols of a function and what each stands for in a call."""
     results = call.ty_args[0]
     results = list(results.fields) if isinstance(results, tvm.ir.TupleType) else [results]
+    if call.op.same_as(CALL_TIR_INPLACE):  # what is written in place is an argument already
+        places = call.attrs.inplace_indices
+        results = [one for one, place in zip(results, places, strict=True) if int(place) < 0]
     arguments = call.args[1].fields
     values = []
     for param, given in zip(func.params, [*arguments, *results], strict=True):

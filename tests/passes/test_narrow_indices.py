@@ -313,6 +313,31 @@ def test_a_kept_index_of_a_static_function():
     assert not is_wide(func)
 
 
+@T.prim_func(private=True, s_tir=True)
+def in_place(x: T.Buffer((320,)), whole: T.Buffer((640,))):
+    T.func_attr({"tirx.is_scheduled": True})
+    for i in T.thread_binding(T.int64(320), thread="blockIdx.x"):
+        with T.sblock("work_item"):
+            T.reads()
+            T.writes()
+            first = T.sblock_alloc_buffer((1,), "int32", scope="local")
+            first[0] = T.Cast("int32", i)
+            whole[T.Cast("int64", first[0])] = x[T.Cast("int64", first[0])]
+
+
+def test_a_kept_index_of_a_kernel_that_writes_in_place():
+    builder = relax.BlockBuilder()
+    types = (relax.TensorType((n,), "float32") for n in (320, 640))
+    x, whole = (relax.Var(name, ty) for name, ty in zip("xy", types, strict=True))
+    with builder.function("main", [x, whole]):
+        func = builder.add_func(in_place, "in_place")
+        call = relax.call_tir_inplace(func, [x, whole], [1], relax.TensorType((640,), "float32"))
+        builder.emit_func_output(builder.emit(call))
+    mod = builder.get()
+    assert is_wide(mod["in_place"])
+    assert not is_wide(NarrowIndices()(mod)["in_place"])
+
+
 def test_functions_with_neither_are_left_to_tvm():
     mod = scheduled(op.matmul, (4, 8), (8, 8))
     assert narrowed(mod).same_as(kernels(mod)[0])

@@ -35,6 +35,7 @@ from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_map, structural_walk
 
 from ._data_bounds import (
+    CALLS,
     DATA_LIMIT,
     WIDE_TYPES,
     Bounds,
@@ -42,12 +43,11 @@ from ._data_bounds import (
     bounded_variable,
     data_bounds,
 )
+from ._graph import CALL_TIR_INPLACE
 from ._narrow_data import HeldData, hold_narrow
 
 BOUNDS = "tir_var_upper_bound"
 WIDE = "smartmem.wide_indices"
-CALL_TIR_INPLACE = tvm.ir.Op.get("relax.call_tir_inplace")
-CALLS = (tvm.ir.Op.get("relax.call_tir"), CALL_TIR_INPLACE)
 LIMIT = 2**31
 ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
 

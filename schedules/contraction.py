@@ -52,9 +52,14 @@ class Contraction:
             raise RuleDeclined("no reduction has the output's domain")
         tile = cheapest(costs, _tiles(costs, limits), lambda tile: with_order(tile, costs, limits))
         tile = with_group(tile, costs, limits)
-        if limits.lock_step and tile.team == 1 and not any(costs.symbolic):
+        if _is_box(tile, costs, limits):
             return _in_local_memory(tile, costs, limits)
         return WorkItem(costs.kernel, tile).schedule()
+
+
+def _is_box(tile: Tile, costs: Costs, limits: ScheduleLimits) -> bool:
+    """Whether a group is a box of work-items that may share what they read."""
+    return limits.lock_step and tile.team == 1 and not any(costs.symbolic)
 
 
 def _in_local_memory(tile: Tile, costs: Costs, limits: ScheduleLimits) -> s_tir.Schedule:
@@ -140,7 +145,7 @@ def with_group(tile: Tile, costs: Costs, limits: ScheduleLimits) -> Tile:
     which costs more than it gains where each has much to do.
     """
     items = tile.count(costs.extents)
-    if limits.lock_step and tile.team == 1 and not any(costs.symbolic):
+    if _is_box(tile, costs, limits):
         tile = replace(tile, shape=cheapest_shape(tile, costs, limits))
     if limits.lock_step:
         most = min(limits.max_group, GROUP)

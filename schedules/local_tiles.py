@@ -246,21 +246,17 @@ def _fill(
     item.analyzer.bind(turn, tvm.ir.Range(const(0, turn), const(turns, turn)))
     before: list[Any] = []
     fetches: list[Any] = []
-    for number in range(turns) if turns <= MOST_TURNS else [turn]:
-        first = turn if turns > MOST_TURNS else const(number, turn)
-        at_item = first * const(threads, turn) + item.grid.number()
+    ahead = turns <= MOST_TURNS
+    numbers = [const(n, turn) for n in range(turns)] if ahead else [turn]
+    for number in numbers:
+        at_item = number * const(threads, turn) + item.grid.number()
         binds, fetch = _fetch(item, operand, axes, tile, at_item, split)
-        last = turns > MOST_TURNS or number == turns - 1
-        inside = at_item < const(vectors, turn) if last and vectors % threads else None
-        if turns > MOST_TURNS:
-            fetch = sequence([*binds, fetch])
-        else:
-            before += binds
-        fetches.append(when(inside, fetch))
+        some = vectors % threads and number is numbers[-1]
+        inside = at_item < const(vectors, turn) if some else None
+        before += binds if ahead else []
+        fetches.append(when(inside, fetch if ahead else sequence([*binds, fetch])))
     body = sequence(fetches)
-    if turns > MOST_TURNS:
-        body = loop(turn, const(turns, turn), body)
-    return before, body, BufferLoad(tile, own)
+    return before, body if ahead else loop(turn, const(turns, turn), body), BufferLoad(tile, own)
 
 
 def _fetch(

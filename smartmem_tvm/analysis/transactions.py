@@ -26,8 +26,9 @@ from .cache_lines import lines_of, starts_of
 from .fused_kernel import Kernel
 from .kernel_samples import Samples
 from .layouts import Layout
+from .texels import LANES
 from .walks import Memory, Walk
-from .work_item_loops import LANES, WorkItemLoops, bytes_of
+from .work_item_loops import WorkItemLoops, bytes_of
 
 __all__ = ["Counts", "KernelCost", "Memory", "Walk"]
 
@@ -171,10 +172,9 @@ class KernelCost(WorkItemLoops):
 
     def footprint(self, number: int, layout: Layout, unit: int | None = None) -> float:
         """Bytes of the units, lines unless told otherwise, that an access touches altogether."""
-        work, position = self.accesses[number]
-        samples = self._sampled.samples[work][position]
+        samples = self.samples(number)
         unit = unit or self.memory.line_bytes
-        key = (work, position, layout, unit)
+        key = (number, layout, unit)
         if key not in self._footprints:
             loops = [loop for axis in samples.whole for loop in bytes_of(samples, axis, layout)]
             start = starts_of(samples.origin(layout) * samples.itemsize, (), unit, samples.itemsize)

@@ -21,13 +21,12 @@ from .fused_kernel import Kernel
 from .kernel_samples import KernelSamples, Samples, sample
 from .kernel_work import Work
 from .layouts import Layout
+from .texels import LANES
 from .walks import Memory, Walk, list_walks, widest
 from .waves import DEEP, GROUP, group_shape, thread_axes
 
 # Lines of a set of the caches of images.
 WAYS = 4
-# Lanes of a texel.
-LANES = 4
 PAGE_BYTES = 4096
 # Pages whose addresses a device knows. No profile has these figures: pages are of the common size,
 # their number is that of small first-level translation buffers.
@@ -85,8 +84,7 @@ class WorkItemLoops:
 
     def followed(self, number: int, walk: Walk) -> tuple[Samples, Any, int]:
         """Samples of an access, the run that the lanes of its work follow, and their number."""
-        work, position = self.accesses[number]
-        samples = self._sampled.samples[work][position]
+        work, samples = self.accesses[number][0], self.samples(number)
         return samples, self._lane_of(work, walk), self._shape(work, walk)[2]
 
     def stride(self, samples: Samples, walk: Walk, run: Any, layout: Layout) -> int | None:

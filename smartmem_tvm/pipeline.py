@@ -22,7 +22,7 @@ default one does not lower such allocations; textures passed between PrimFuncs d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import tvm
@@ -60,7 +60,7 @@ from .passes import (
     UnrollUnitReductions,
     VerifyThreadBinding,
 )
-from .schedules import ApplySchedules, schedule_rules
+from .schedules import ApplySchedules, ScheduleRule, schedule_rules
 from .upstream import (
     Finaliser,
     adreno_tir_pipeline,
@@ -171,11 +171,13 @@ def _layouts(_target: Target, disable: Collection[str]) -> list[Pass]:
     return [SplitOutputs(), SelectLayouts(), rewrite, *textures, ClassifyOperators()]
 
 
-def _schedule(_target: Target, disable: Collection[str]) -> list[Pass]:
+def _schedule(
+    _target: Target, disable: Collection[str], rules: Sequence[ScheduleRule]
+) -> list[Pass]:
     # A reshape that moves nothing is a view: no kernel, hence no schedule. Chains of several
     # are recognised only after the schedule has made one block of them.
     views = [relax.transform.RewriteDataflowReshape(), relax.transform.DeadCodeElimination()]
-    schedules = [UnrollUnitReductions(), ApplySchedules(schedule_rules())]
+    schedules = [UnrollUnitReductions(), ApplySchedules([*rules, *schedule_rules()])]
     split = [] if "simplify" in disable else [SplitDividedLoops()]
     return [*views, *schedules, *split, truncate_divisions(), NarrowIndices(), *views]
 
@@ -215,11 +217,13 @@ def pipeline_stages(
     device_or_target: DeviceProfile | Target | str,
     dtype: str = "float32",
     disable: Collection[str] = (),
+    rules: Sequence[ScheduleRule] = (),
 ) -> list[tuple[str, list[Pass]]]:
     """Stages of the pipeline as (name, passes), to be run in order inside ``with target:``.
 
     The module after stage ``"verify"`` is the one that :func:`smartmem_tvm.analysis.list_kernels`
-    reads. Mechanisms named in ``disable`` are left out (:data:`SWITCHES`).
+    reads. Mechanisms named in ``disable`` are left out (:data:`SWITCHES`); `rules` are asked for a
+    schedule before those of this package.
     """
     if dtype not in DTYPES:
         raise SmartMemError(f"dtype '{dtype}' is not supported: choose {' or '.join(DTYPES)}")
@@ -232,7 +236,7 @@ def pipeline_stages(
         ("legalise", _legalise),
         ("eliminate", lambda target: _eliminate(target, left_out)),
         ("layouts", lambda target: _layouts(target, left_out)),
-        ("schedule", lambda target: _schedule(target, left_out)),
+        ("schedule", lambda target: _schedule(target, left_out, rules)),
         ("verify", _verify),
         ("lower", _lower),
     ]
@@ -243,6 +247,7 @@ def pipeline(
     device_or_target: DeviceProfile | Target | str,
     dtype: str = "float32",
     disable: Collection[str] = (),
+    rules: Sequence[ScheduleRule] = (),
 ) -> Pass:
     """Pass that takes a Relax module to VM form for a device.
 
@@ -254,6 +259,8 @@ def pipeline(
         Storage of activations and weights inside the model; inputs and outputs keep their type.
     disable
         Optimisations to leave out, by their names in :data:`SWITCHES`: what an ablation does.
+    rules
+        Schedule rules to ask before those of this package, such as one that knows tuned schedules.
 
     Returns
     -------
@@ -264,7 +271,9 @@ def pipeline(
     target = as_target(device_or_target)
     stages = [
         Sequential(passes, name=f"{NAME}.{number}_{name}")
-        for number, (name, passes) in enumerate(pipeline_stages(target, dtype, disable), start=1)
+        for number, (name, passes) in enumerate(
+            pipeline_stages(target, dtype, disable, rules), start=1
+        )
     ]
 
     @tvm.transform.module_pass(opt_level=0, name=f"{NAME}.Pipeline")

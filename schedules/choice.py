@@ -2,15 +2,16 @@
 
 ::
 
-    func  --rule-->  Choice(Tile(rows=((0, 7),), lane=1, width=16, …))  --schedule-->  s_tir.Schedule
+    func  --rule-->  Choice(Tile(rows=((0, 7),), lane=1, width=16, …))  -->  s_tir.Schedule
                                         ↑ ↓
-                         {"rows": [[0, 7]], "lane": 1, "width": 16, …}   JSON
+                     {"rows": [[0, 7]], "lane": 1, "width": 16, …}   JSON
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from tvm import s_tir, tirx
@@ -24,6 +25,8 @@ from .base import RuleDeclined
 from .emit import WorkItem
 from .regroup import regroup
 from .tile import Tile
+
+CHOICE = "smartmem.schedule_choice"
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,28 @@ def kernel_in_order(func: tirx.PrimFunc, order: int, fused: bool = True) -> Kern
     return regroup(kernel) if fused else split_texels(kernel)
 
 
+def scheduled(kernel: Kernel, choice: Choice) -> s_tir.Schedule:
+    """Schedule of a kernel that is in the choice's order; its function says what was chosen."""
+    return described(WorkItem(kernel, choice.tile, choice.row_bytes), choice)
+
+
+def described(item: WorkItem, choice: Choice) -> s_tir.Schedule:
+    """Schedule of a work-item by a choice; its function says what was chosen.
+
+    A tile whose source would become too long has been made smaller: the function says to what.
+    """
+    schedule, tile = item.schedule_with_tile()
+    func = schedule.mod["main"]
+    text = json.dumps(replace(choice, tile=tile).to_dict(), sort_keys=True)
+    return s_tir.Schedule(func.with_attr(CHOICE, text))
+
+
+def choice_of(func: tirx.PrimFunc) -> Choice | None:
+    """What a function that a rule of this package scheduled was scheduled by; None for others."""
+    text = func.attrs.get(CHOICE)
+    return None if text is None else Choice.from_dict(json.loads(str(text)))
+
+
 def schedule_by(func: tirx.PrimFunc, choice: Choice) -> s_tir.Schedule:
     """Schedule of a function by a choice; RuleDeclined where the choice does not fit it."""
     kernel = kernel_in_order(func, choice.order, choice.fused)
@@ -121,4 +146,4 @@ def schedule_by(func: tirx.PrimFunc, choice: Choice) -> s_tir.Schedule:
     named += [d for d in (tile.lane, tile.fastest) if d is not None]
     if any(d >= axes for d in named):
         raise RuleDeclined(f"the schedule names axis {max(named)}, the kernel has {axes}")
-    return WorkItem(kernel, tile, choice.row_bytes).schedule()
+    return scheduled(kernel, choice)

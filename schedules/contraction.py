@@ -25,6 +25,7 @@ from smartmem_tvm.analysis.reductions import split_updates
 from smartmem_tvm.analysis.waves import DEEP, GROUP
 
 from .base import RuleDeclined
+from .choice import Choice, described, scheduled
 from .choose import cheapest, lane_tiles, reduction_tiles
 from .cost import Costs, costs_of
 from .emit import WorkItem
@@ -54,7 +55,7 @@ class Contraction:
         tile = with_group(tile, costs, limits)
         if _is_box(tile, costs, limits):
             return _in_local_memory(tile, costs, limits)
-        return WorkItem(costs.kernel, tile).schedule()
+        return scheduled(costs.kernel, Choice(tile))
 
 
 def _is_box(tile: Tile, costs: Costs, limits: ScheduleLimits) -> bool:
@@ -66,14 +67,14 @@ def _in_local_memory(tile: Tile, costs: Costs, limits: ScheduleLimits) -> s_tir.
     """Schedule in groups small enough for local memory to hold the windows of their work-items."""
     tile = replace(tile, local_bytes=limits.tile_bytes)
     item = WorkItem(costs.kernel, tile)
-    first = schedule = item.schedule()
+    first = schedule = described(item, Choice(tile))
     while item.crowded and tile.shape:
         most = math.prod(n for _, n in tile.shape) // 2
         if most < GROUP:
             return first
         tile = replace(tile, shape=cheapest_shape(tile, costs, replace(limits, max_group=most)))
         item = WorkItem(costs.kernel, tile)
-        schedule = item.schedule()
+        schedule = described(item, Choice(tile))
     return schedule
 
 

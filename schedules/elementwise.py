@@ -26,10 +26,10 @@ from tvm.target import Target
 from smartmem_tvm.analysis.transactions import START
 
 from .base import RuleDeclined
+from .choice import Choice, scheduled
 from .choose import cheapest, lane_tiles, moves_bytes, widths
 from .contraction import with_group, with_order
 from .cost import Costs, costs_of
-from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
 from .tile import Tile
 
@@ -64,7 +64,7 @@ class Elementwise:
             tile = with_group(with_order(tile, costs, limits), costs, limits)
         else:
             tile = fastest_tile(costs, limits)
-        return WorkItem(costs.kernel, tile).schedule()
+        return scheduled(costs.kernel, Choice(tile))
 
 
 def fastest_tile(costs: Costs, limits: ScheduleLimits) -> Tile:

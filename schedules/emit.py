@@ -103,6 +103,10 @@ class WorkItem(Writer):
 
     def schedule(self) -> s_tir.Schedule:
         """Schedule of the kernel; by a smaller tile where the source would become too long."""
+        return self.schedule_with_tile()[0]
+
+    def schedule_with_tile(self) -> tuple[s_tir.Schedule, Tile]:
+        """Schedule of the kernel, and the tile it was made by."""
         hidden = [self._hide(var, value) for var, value in self.grid.atoms]
         body = sequence([*hidden, *self._sink()])
         body = self.grid.inside([substitute(body, self._atoms)])
@@ -112,9 +116,10 @@ class WorkItem(Writer):
             and self._same_texels(smaller)
             and size_written(body) > LONGEST_SOURCE
         ):
-            return WorkItem(self._whole, smaller, self._row_bytes).schedule()
+            return WorkItem(self._whole, smaller, self._row_bytes).schedule_with_tile()
         item = work_item(body, self._buffers)
-        return s_tir.Schedule(kernel_function(self.kernel.func, self.grid.launch(item)))
+        func = kernel_function(self.kernel.func, self.grid.launch(item))
+        return s_tir.Schedule(func), self.tile
 
     def _same_texels(self, tile: Tile) -> bool:
         """Whether a work-item of another tile still writes whole texels."""

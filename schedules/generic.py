@@ -11,6 +11,7 @@ from smartmem_tvm.analysis.fused_kernel import read_kernel
 from smartmem_tvm.analysis.texels import LANES, axis_of_texels, split_texels
 
 from .base import RuleDeclined
+from .choice import Choice, described
 from .emit import WorkItem
 from .limits import limits_of
 from .tile import Tile
@@ -39,7 +40,7 @@ class Generic:
         if texel is not None:
             tile = replace(tile, lane=texel, width=LANES)
         item = WorkItem(kernel, tile)
-        schedule = item.schedule()
+        schedule = described(item, Choice(tile, fused=False))
         least = least_operations(kernel)
         if item.operations > max(FEW_OPERATIONS, MOST_REPEATED * least):
             raise RuleDeclined(

@@ -24,10 +24,10 @@ from smartmem_tvm.analysis.kernel_work import axes_of_rows
 from smartmem_tvm.analysis.loop_orders import loop_orders
 
 from .base import RuleDeclined
+from .choice import Choice, scheduled
 from .choose import cheapest, moves_bytes, widths
 from .contraction import reduction_costs, team_tiles, with_group, with_order
 from .cost import Costs
-from .emit import WorkItem
 from .limits import ScheduleLimits, limits_of
 from .regroup import regroup
 from .tile import Tile
@@ -42,24 +42,26 @@ class RowReduction:
         """Return a schedule; raise RuleDeclined with the reason."""
         limits = limits_of(target)
         costs = reduction_costs(func, limits)
-        if not _rows(costs):
+        if not rows_of(costs):
             raise RuleDeclined("every output has reductions of its own")
         orders = [costs]
         orders += [Costs(regroup(other), limits) for other in loop_orders(read_kernel(func))[1:]]
-        found: list[tuple[Costs, Tile]] = []
-        for one in orders:
+        found: list[tuple[int, Tile]] = []
+        for order, one in enumerate(orders):
             try:
-                found.append((one, cheapest(one, _tiles(one, _rows(one), limits))))
+                found.append((order, cheapest(one, _tiles(one, rows_of(one), limits))))
             except RuleDeclined:  # no tile of this order writes whole texels
                 if one is orders[-1] and not found:
                     raise
-        costs, tile = min(found, key=lambda pair: pair[0].of(pair[1]))
+        order, tile = min(found, key=lambda pair: orders[pair[0]].of(pair[1]))
+        costs = orders[order]
         if limits.lock_step:
             tile = with_order(tile, costs, limits)
-        return WorkItem(costs.kernel, with_group(tile, costs, limits), limits.row_bytes).schedule()
+        tile = with_group(tile, costs, limits)
+        return scheduled(costs.kernel, Choice(tile, order, row_bytes=limits.row_bytes))
 
 
-def _rows(costs: Costs) -> tuple[int, ...]:
+def rows_of(costs: Costs) -> tuple[int, ...]:
     """Axes of the sink that no result of a reduction belongs to."""
     wide = [d for d, n in enumerate(costs.extents) if n > 1 or costs.symbolic[d]]
     rows = axes_of_rows(costs.work, wide)

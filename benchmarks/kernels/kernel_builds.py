@@ -8,12 +8,9 @@ same values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import tvm
 from tvm import tirx
@@ -24,8 +21,7 @@ from smartmem_tvm.passes import VerifyThreadBinding
 from smartmem_tvm.pipeline import pipeline_stages
 from smartmem_tvm.schedules import ApplySchedules, dlight_rules, refusals, rule_of
 from smartmem_tvm.schedules.base import IS_SCHEDULED, first_line
-from smartmem_tvm.schedules.emit import WorkItem
-from smartmem_tvm.schedules.tile import Tile
+from smartmem_tvm.schedules.choice import choice_of
 from smartmem_tvm.upstream import DLIGHT_ERRORS
 
 VERSIONS = ("ours", "tvm")
@@ -40,15 +36,15 @@ _STAGES = ("schedule", "verify")
 def schedule_ours(func: tirx.PrimFunc, target: tvm.target.Target) -> tuple[Any, dict[str, Any]]:
     """Module with the scheduled function, and what is known of it: rule, tile, refusals."""
     mod = tvm.IRModule({ENTRY: func.with_attr("global_symbol", ENTRY)})
-    with target, _recorded_tiles() as tiles:
+    with target:
         for name, passes in pipeline_stages(target):
             if name in _STAGES:
                 mod = tvm.transform.Sequential(passes)(mod)
     scheduled = mod[ENTRY]
-    rule = rule_of(scheduled)
+    rule, choice = rule_of(scheduled), choice_of(scheduled)
     facts = {
         "rule": rule,
-        "tile": asdict(tiles[-1]) if tiles else None,
+        "tile": None if choice is None else asdict(choice.tile),
         "refusals": refusals(scheduled),
     }
     return mod, facts
@@ -93,21 +89,6 @@ def build_reference(func: tirx.PrimFunc) -> Any:
     """Unscheduled function for the host, to tell which of two versions is wrong."""
     mod = tvm.IRModule({ENTRY: func.with_attr("global_symbol", ENTRY)})
     return tvm.compile(mod, target="llvm")[ENTRY]
-
-
-@contextmanager
-def _recorded_tiles() -> Iterator[list[Tile]]:
-    """Tiles of the schedules that rules make meanwhile; the last one's rule won."""
-    tiles: list[Tile] = []
-    schedule = WorkItem.schedule
-
-    def recorded(item: WorkItem) -> Any:
-        made = schedule(item)
-        tiles.append(item.tile)
-        return made
-
-    with patch.object(WorkItem, "schedule", recorded):
-        yield tiles
 
 
 def _source_bytes(built: Any) -> int:

@@ -54,8 +54,6 @@ from .tile import Tile
 from .writer import Writer
 
 ZERO = tirx.IntImm("int32", 0)
-# Iterations of a loop that is written out.
-MOST_ITERATIONS = 8
 # Work-items of a kernel of float16, at least: Intel's compiler for processors (2026.22) ends with a
 # segmentation fault where a kernel converts vectors of half and asks for no work-item's number.
 LEAST_OF_HALF = 2
@@ -289,7 +287,7 @@ class WorkItem(Writer):
             for store in stage.stores
         }
         values = {axis.var: value for axis, value in zip(stage.spatial, at, strict=True)}
-        reduced = [axis for axis in stage.axes if axis.reduced]
+        reduced = self._reduced(stage)
         if self.tile.team > 1 and scope.parent is None:
             inside = Scope(scope, (), scope.repeats)
             if together(self, stage, values, registers, self.grid.member, scope, inside):
@@ -351,10 +349,21 @@ class WorkItem(Writer):
         scope.statements.append(body)
         return registers
 
+    def _reduced(self, stage: Stage) -> list[Axis]:
+        """Reduced axes of a stage, the innermost last."""
+        axes = [axis for axis in stage.axes if axis.reduced]
+        texels = [axis for axis in axes[-1:] if axis.var in self.kernel.texels]
+        others = axes[: len(axes) - len(texels)]
+        long = [axis for axis in others if static(axis.extent) != 1]
+        if self.tile.innermost is None or self.tile.innermost >= len(long):
+            return axes
+        last = long[self.tile.innermost]
+        return [*(axis for axis in others if axis is not last), last, *texels]
+
     def _kind_of_last(self, nest: list[Any], rows: list[Any], stage: Stage, body: Any) -> ForKind:
         """Whether the innermost loop of a reduction is written out, as that of a window is."""
         extent = static(nest[-1][1])
-        if extent is None or extent > MOST_ITERATIONS:
+        if extent is None or extent > self.tile.unroll:
             return ForKind.SERIAL
         copies = extent * math.prod(n for _, n in rows)
         values = [*(store.value for store in stage.stores), *values_under_way(self, stage)]

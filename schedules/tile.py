@@ -42,6 +42,11 @@ class Tile:
         Axis along which neighbouring work-items lie; the lanes' when None.
     repeat : int
         Neighbouring tiles that a work-item computes one after the other.
+    innermost : int or None
+        Which of a reduction's axes of several points runs innermost, but for lanes of texels; the
+        last when None, or where a reduction has fewer.
+    unroll : int
+        Iterations of a reduction's innermost loop that are written out, at most.
     """
 
     rows: tuple[tuple[int, int], ...] = ()
@@ -56,6 +61,8 @@ class Tile:
     team: int = 1
     fastest: int | None = None
     repeat: int = 1
+    innermost: int | None = None
+    unroll: int = 8
 
     def size(self, axis: int) -> int:
         """Points of an axis that a work-item computes at a time."""

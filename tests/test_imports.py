@@ -17,7 +17,7 @@ MAPPED = {name: f"{PACKAGE}.{name}" for name in ("passes", "schedules", "zoo")}
 
 # A module may import layers below its own and its own layer's siblings as said in SAME_LAYER.
 LAYERS = [
-    {"errors", "upstream"},
+    {"errors", "upstream", "processes"},
     {"runtime"},
     {"devices"},
     {"analysis"},

@@ -13,32 +13,29 @@ A request that fails answers ``{"ok": false, "error": TEXT}`` and ends the proce
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from ..processes.child import die_with, one_line, private_stdout, reply
 from .arrays import read_arrays, write_arrays
 from .prepare import INPUTS, REFERENCE
 from .runners import load_class
 from .runners.base import Case, RpcAddress, Runner, milliseconds
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main(entry: str, parent: int) -> int:
     """Serve requests until told to quit or the harness is gone."""
-    _die_with(parent)
-    requests, replies = sys.stdin, _private_stdout()
+    die_with(parent)
+    requests, replies = sys.stdin, private_stdout()
     try:
         runner = load_class(entry)()
     except (ImportError, AttributeError) as error:
-        _reply(replies, {"ok": False, "error": f"{type(error).__name__}: {error}"})
+        reply(replies, {"ok": False, "error": f"{type(error).__name__}: {error}"})
         return 1
     # Whatever a framework raises is the result of this row: it answers the request and ends the
     # worker.
@@ -47,7 +44,7 @@ def main(entry: str, parent: int) -> int:
         request = json.loads(line)
         if request["do"] == "quit":
             break
-        _reply(replies, {"ok": True, **_serve(runner, request)})
+        reply(replies, {"ok": True, **_serve(runner, request)})
     return 0
 
 
@@ -82,40 +79,9 @@ def _case(fields: dict[str, Any]) -> Case:
     return Case(folder=folder, artefacts=artefacts, **fields)
 
 
-def _reply(stream: IO[str], value: dict[str, Any]) -> None:
-    stream.write(json.dumps(value) + "\n")
-    stream.flush()
-
-
 def _answer_error(stream: IO[str], error: BaseException) -> None:
     traceback.print_exception(error)
-    _reply(stream, {"ok": False, "error": _one_line(error)})
-
-
-def _private_stdout() -> IO[str]:
-    """Keep the pipe to the harness; what frameworks print to stdout goes to stderr."""
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return pipe
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the harness ends in any way, SIGKILL included."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
-    try:
-        # Where memory runs out all the same, the kernel is to end a worker and not the harness.
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    except OSError:
-        pass
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # TVM's errors open with a stack; the sentence that says what went wrong is the last line.
-    text = lines[0] if lines and not lines[0].startswith("Traceback") else (lines or [""])[-1]
-    return f"{type(error).__name__}: {text}"[:300]
+    reply(stream, {"ok": False, "error": one_line(error)})
 
 
 if __name__ == "__main__":

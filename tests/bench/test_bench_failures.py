@@ -148,7 +148,7 @@ def test_peers_that_do_not_fit_together_come_in_groups(fakes, bench, notes):
 def _resident_of_a_worker(fakes):
     one = Worker("fake_runners:Right", Path("log").absolute(), 60, lambda: 4096 * MIB, 1)
     one.request(do="load", case={"folder": "/nonexistent", **CASE})
-    resident = psutil.Process(one._process.pid).memory_info().rss
+    resident = psutil.Process(one._child.pid).memory_info().rss
     one.close()
     return resident
 
@@ -165,12 +165,12 @@ def test_a_model_without_reference_fails_for_all_runners(fakes, bench):
 def test_idle_workers_are_stopped_and_end_with_the_harness(worker):
     one = worker("Right")
     one.request(do="load", case={"folder": "/nonexistent", **CASE})
-    process = psutil.Process(one._process.pid)
+    process = psutil.Process(one._child.pid)
     deadline = time.monotonic() + 5
     while process.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.status() == psutil.STATUS_STOPPED
     assert one.request(do="run")["ms"] == 1.0
-    one._signal(signal.SIGKILL)
+    one._child.send_signal(signal.SIGKILL)
     with pytest.raises(WorkerFailure, match=r"crash: .*SIGKILL"):
         one.request(do="run")

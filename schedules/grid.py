@@ -21,7 +21,7 @@ import tvm
 from tvm import sym, tirx
 
 from smartmem_tvm.analysis.computation import Axis
-from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute
+from smartmem_tvm.analysis.expressions import const, dtype_of, static, substitute, uses
 from smartmem_tvm.analysis.waves import group_shape, thread_axes, threads_along
 
 from .statements import bound, loop, sequence, when
@@ -284,7 +284,10 @@ class Grid:
         if self._repeated is None:
             return when(self.condition, sequence([*lets, *statements]))
         step, repeat, inside = self._repeated
-        body = when(inside, sequence([*lets, *statements]))
+        asked = [inside is not None and uses(inside, let.var) for let in lets]
+        ahead = [let for let, before in zip(lets, asked, strict=True) if before]
+        rest = [let for let, before in zip(lets, asked, strict=True) if not before]
+        body = sequence([*ahead, when(inside, sequence([*rest, *statements]))])
         return when(self.condition, loop(step, const(repeat, step), body))
 
 

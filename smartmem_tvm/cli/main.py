@@ -14,7 +14,7 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import SmartMemError
-from . import bench, check, compile, devices, explain, run, simulate, traffic, zoo
+from . import bench, check, compile, devices, explain, records, run, simulate, traffic, zoo
 
 COMMANDS: dict[str, ModuleType] = {
     "compile": compile,
@@ -24,6 +24,7 @@ COMMANDS: dict[str, ModuleType] = {
     "traffic": traffic,
     "simulate": simulate,
     "bench": bench,
+    "records": records,
     "devices": devices,
     "zoo": zoo,
 }

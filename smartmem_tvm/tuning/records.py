@@ -29,7 +29,7 @@ from typing import Any
 from ..errors import SmartMemError
 
 SCHEMA = 1
-MARK = "smartmem_records"
+_MARK = "smartmem_records"
 STATUSES = ("ok", "wrong", "timeout", "crash", "error", "illegal", "lost")
 _TASK = re.compile("[0-9a-f]{16}")
 _WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?(Z|\+00:00)")
@@ -90,32 +90,37 @@ class Record:
     when: str
 
     def __post_init__(self) -> None:
-        _expect(
-            self, "task", isinstance(self.task, str) and _TASK.fullmatch(self.task), "16 hex digits"
-        )
+        task = isinstance(self.task, str) and _TASK.fullmatch(self.task)
+        self._expect("task", task, "a text of 16 hexadecimal digits")
         for name in ("name", "profile", "device", "strategy"):
             value = getattr(self, name)
-            _expect(self, name, isinstance(value, str) and value != "", "a text, not empty,")
-        _expect(self, "driver", isinstance(self.driver, str), "a text")
-        _expect(self, "reason", isinstance(self.reason, str | None), "a text or null")
-        _expect(self, "status", self.status in STATUSES, f"one of {', '.join(STATUSES)}")
-        _expect(
-            self, "choice", isinstance(self.choice, dict) and _is_json(self.choice), "an object"
-        )
+            self._expect(name, isinstance(value, str) and value, "a text that is not empty")
+        self._expect("driver", isinstance(self.driver, str), "a text")
+        self._expect("reason", isinstance(self.reason, str | None), "a text or null")
+        self._expect("status", self.status in STATUSES, f"one of {', '.join(STATUSES)}")
+        choice = isinstance(self.choice, dict) and _is_json(self.choice)
+        self._expect("choice", choice, "an object of JSON's values")
+        seconds = isinstance(self.seconds, list | tuple)
+        seconds = seconds and all(_finite(value) and value > 0 for value in self.seconds)
+        self._expect("seconds", seconds, "a list of positive numbers")
+        told = f"{'some' if self.status == 'ok' else 'none'} with status '{self.status}'"
+        self._expect("seconds", bool(self.seconds) == (self.status == "ok"), told)
+        error = self.error in (None, math.inf) or (_finite(self.error) and self.error >= 0)
+        self._expect("error", error, f"null, a number that is not negative, or '{_INFINITE}'")
+        self._expect("seed", _whole(self.seed), "a whole number")
+        self._expect("trial", _whole(self.trial) and self.trial >= 0, "a whole number from 0 on")
+        moment = _moment(self.when)
+        self._expect("when", moment, "ISO 8601 in UTC, such as 2026-01-31T12:00:00.250Z,")
         object.__setattr__(self, "choice", _plain(self.choice))
-        legal = isinstance(self.seconds, tuple) and all(_positive(s) for s in self.seconds)
-        _expect(self, "seconds", legal, "a list of positive, finite seconds")
-        as_status = bool(self.seconds) == (self.status == "ok")
-        _expect(self, "seconds", as_status, f"what status {self.status} has (seconds only with ok)")
-        object.__setattr__(self, "seconds", tuple(map(float, self.seconds)))
-        legal = self.error is None or (_number(self.error) and self.error >= 0)
-        _expect(self, "error", legal, f"null, 0 or more, or '{_INFINITE}'")
-        for name, least in (("seed", None), ("trial", 0)):
-            value = getattr(self, name)
-            legal = isinstance(value, int) and not isinstance(value, bool)
-            legal = legal and (least is None or value >= least)
-            _expect(self, name, legal, "a whole number" + ("" if least is None else ", 0 or more,"))
-        _expect(self, "when", _moment(self.when) is not None, "ISO 8601 in UTC, to the second,")
+        object.__setattr__(self, "seconds", tuple(float(value) for value in self.seconds))
+        object.__setattr__(self, "error", None if self.error is None else float(self.error))
+
+    def _expect(self, name: str, legal: object, what: str) -> None:
+        if not legal:
+            value = _excerpt(getattr(self, name))
+            raise SmartMemError(
+                f"field '{name}' of a record cannot be {value}: {what} is expected."
+            )
 
     @property
     def median(self) -> float | None:
@@ -151,18 +156,16 @@ class Record:
             For a field too many or too few, or a value that the field cannot have.
         """
         if not isinstance(document, Mapping):
-            raise SmartMemError(f"a record is an object of JSON, not {excerpt(document)}.")
+            raise SmartMemError(f"a record is an object of JSON, not {_excerpt(document)}.")
         known = [item.name for item in fields(cls)]
         if unknown := sorted(set(document) - set(known)):
             raise SmartMemError(
-                f"a record has no field '{unknown[0]}' (it is {excerpt(document[unknown[0]])}): "
+                f"a record has no field '{unknown[0]}' (it is {_excerpt(document[unknown[0]])}): "
                 f"its fields are {', '.join(known)}."
             )
         if missing := [name for name in known if name not in document]:
             raise SmartMemError(f"the record has no field '{missing[0]}'.")
         values = dict(document)
-        if isinstance(values["seconds"], list):
-            values["seconds"] = tuple(values["seconds"])
         if values["error"] == _INFINITE:
             values["error"] = math.inf
         return cls(**values)
@@ -177,7 +180,40 @@ class Header:
 
     def line(self) -> str:
         """The line of a file, without its end."""
-        return json.dumps({MARK: SCHEMA, "package": self.package, "tvm": self.tvm})
+        return json.dumps({_MARK: SCHEMA, "package": self.package, "tvm": self.tvm})
+
+    @classmethod
+    def read(cls, line: bytes, path: Path) -> Header:
+        """Read the first line of a file; SmartMemError says what it is where it is no header."""
+        try:
+            document = json.loads(line.decode())
+            what = f"JSON, {_excerpt(document)}"
+        except (ValueError, RecursionError):
+            document = None
+            what = f"binary data, {line[:16]!r}" if b"\0" in line else f"text, {line[:40]!r}"
+        if not isinstance(document, dict) or _MARK not in document:
+            if isinstance(document, dict) and {"task", "choice"} <= set(document):
+                what = "a record, the header above it is lost"
+            raise SmartMemError(
+                f"'{path}' is no records file: it should begin with a line '{_MARK}', and "
+                f"{f'that is {what}' if line else 'it is empty'}. It is left alone: give another."
+            )
+        schema, package, tvm = (document.get(name) for name in (_MARK, "package", "tvm"))
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise SmartMemError(
+                f"records file '{path}' has schema {schema} of smartmem-tvm {package}; this is "
+                f"{cls.here().package}, which reads {SCHEMA}. Install that version or a later one."
+            )
+        if (
+            not _whole(schema)
+            or schema != SCHEMA
+            or not isinstance(package, str)
+            or not isinstance(tvm, str)
+        ):
+            raise SmartMemError(damage(path, 1, f"{_excerpt(document)} is no header."))
+        if not line.endswith(b"\n"):
+            raise SmartMemError(damage(path, 1, "the header's line does not end."))
+        return cls(package, tvm)
 
     @classmethod
     def here(cls) -> Header:
@@ -252,8 +288,8 @@ class Records:
         A choice that was ``wrong`` even once on this device and driver, for whatever profile, is
         never best.
         """
-        device = self.main_device(task, profile) if device is None else tuple(device)
-        here = [r for r in self._by_task.get(task, []) if (r.device, r.driver) == device]
+        place = self.main_device(task, profile) if device is None else device
+        here = [r for r in self._by_task.get(task, []) if (r.device, r.driver) == place]
         wrong = {r.choice_text for r in here if r.status == "wrong"}
         measured: dict[str, list[Record]] = {}
         for record in here:
@@ -277,24 +313,27 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def _expect(record: Record, name: str, legal: object, what: str) -> None:
-    if not legal:
-        value = excerpt(getattr(record, name))
-        raise SmartMemError(f"field '{name}' of a record cannot be {value}: {what} is expected.")
+def damage(path: Path, number: int, what: str) -> str:
+    """Message for a damaged line, counted from 1."""
+    return (
+        f"records file '{path}', line {number}: {what} No line is left out silently: remove it, or "
+        "take the file from a copy."
+    )
 
 
-def excerpt(value: object) -> str:
+def _excerpt(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _positive(value: Any) -> bool:
-    # Larger integers than floats would be infinite.
-    return _number(value) and 0 < value <= sys.float_info.max
+def _finite(value: Any) -> bool:
+    """Whether a value is a number that a float can be; JSON's integers can be larger."""
+    limit = sys.float_info.max
+    return (isinstance(value, float) or _whole(value)) and -limit <= value <= limit
 
 
 def _moment(text: object) -> datetime | None:

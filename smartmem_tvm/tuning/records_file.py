@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import SmartMemError
-from .records import MARK, SCHEMA, Header, Record, Records, excerpt
+from .records import Header, Record, Records, damage
 
 _LONGEST_HEADER = 4096
 _PATIENCE_S = 5.0
@@ -64,8 +64,7 @@ class RecordsFile:
         with _failing(self.path, "cannot be opened for appending"):
             self._fd = _open_or_make(Path(os.path.realpath(path)), self.path)
             try:
-                with open(os.dup(self._fd), "rb") as stream:
-                    self.earlier = read_stream(stream, self.path)
+                self.earlier = _read_locked(self._fd, self.path)
                 if self.earlier.torn:
                     os.ftruncate(self._fd, self.earlier.size)
                     os.fsync(self._fd)
@@ -142,13 +141,13 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     try:
         try:
             with open(path, "rb") as stream:
-                return read_stream(stream, path)
+                return _read(stream, path)
         except _DamagedLine:
             if not path.is_file():
                 raise
             # A torn line that a writer cuts off while it is read looks the same, once.
             with open(path, "rb") as stream:
-                return read_stream(stream, path)
+                return _read(stream, path)
     except OSError as error:
         raise SmartMemError(
             f"records file '{path}' cannot be read ({error.strerror}): give a file that tuning or "
@@ -156,10 +155,10 @@ def read_records(path: str | os.PathLike[str]) -> Records:
         ) from error
 
 
-def read_stream(stream: BinaryIO, path: Path) -> Records:
+def _read(stream: BinaryIO, path: Path) -> Records:
     """Read an open file from its beginning; errors as :func:`read_records`."""
     first = stream.readline(_LONGEST_HEADER)
-    header = _read_header(first, path)
+    header = Header.read(first, path)
     rest = stream.read()
     lines = rest.split(b"\n")
     torn = len(lines.pop())
@@ -171,11 +170,11 @@ def read_stream(stream: BinaryIO, path: Path) -> Records:
             if number == len(lines) + 1 and not torn:
                 torn = len(line) + 1
                 break
-            raise _DamagedLine(_damage(path, number, f"no JSON ({error})")) from error
+            raise _DamagedLine(damage(path, number, f"no JSON ({error})")) from error
         try:
             records.append(Record.from_dict(document))
         except SmartMemError as error:
-            raise SmartMemError(_damage(path, number, str(error))) from error
+            raise SmartMemError(damage(path, number, str(error))) from error
     return Records(path, header, records, len(first) + len(rest) - torn, torn)
 
 
@@ -183,39 +182,10 @@ class _DamagedLine(SmartMemError):
     """A line that is no JSON, and not the last."""
 
 
-def _damage(path: Path, number: int, what: str) -> str:
-    return (
-        f"records file '{path}', line {number}: {what} No line is left out silently: remove it, or "
-        "take the file from a copy."
-    )
-
-
-def _read_header(line: bytes, path: Path) -> Header:
-    try:
-        document = json.loads(line.decode())
-        what = f"JSON, {excerpt(document)}"
-    except (ValueError, RecursionError):
-        document = None
-        what = f"binary data, {line[:16]!r}" if b"\0" in line else f"text, {line[:40]!r}"
-    if not isinstance(document, dict) or MARK not in document:
-        if isinstance(document, dict) and {"task", "choice"} <= set(document):
-            what = "a record, the header above it is lost"
-        raise SmartMemError(
-            f"'{path}' is no records file: its first line should be a header with '{MARK}', and "
-            f"{f'is {what}' if line else 'the file is empty'}. It is left alone: give another one."
-        )
-    schema, package, tvm = (document.get(name) for name in (MARK, "package", "tvm"))
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise SmartMemError(
-            f"records file '{path}' has schema {schema}, written by smartmem-tvm {package}; this is "
-            f"{Header.here().package}, which reads {SCHEMA}. Install that version or a later one."
-        )
-    legal = isinstance(schema, int) and not isinstance(schema, bool) and schema == SCHEMA
-    if not legal or not isinstance(package, str) or not isinstance(tvm, str):
-        raise SmartMemError(_damage(path, 1, f"{excerpt(document)} is no header of schema 1."))
-    if not line.endswith(b"\n"):
-        raise SmartMemError(_damage(path, 1, "the header's line does not end."))
-    return Header(package, tvm)
+def _read_locked(descriptor: int, path: Path) -> Records:
+    with open(os.dup(descriptor), "rb") as stream:
+        stream.seek(0)
+        return _read(stream, path)
 
 
 def merge(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Records:
@@ -251,8 +221,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
             sources = [read_records(path) for path in inputs.values()]
             lines = {record.line(): record for s in sources for record in s.records}
             if held is not None and target not in inputs:
-                with open(os.dup(held), "rb") as stream:
-                    there = read_stream(stream, Path(output)).records
+                there = _read_locked(held, Path(output)).records
                 if lost := sum(record.line() not in lines for record in there):
                     raise SmartMemError(
                         f"'{output}' holds {lost} records that the inputs lack: name it among the "
@@ -263,7 +232,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
                 _versions(source.header.package for source in sources),
                 _versions(source.header.tvm for source in sources),
             )
-            text = "".join(f"{item.line()}\n" for item in (header, *records)).encode()
+            text = "\n".join([header.line(), *(r.line() for r in records), ""]).encode()
             made = _publish(target, text, replace=held is not None)
         finally:
             if held is not None:

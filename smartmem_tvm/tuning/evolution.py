@@ -1,0 +1,274 @@
+"""SmartMem's genetic search, by MetaSchedule's evolutionary strategy and its model of XGBoost.
+
+::
+
+    a design space    one sample_categorical for each knob, kept as an annotation of the root
+    a mutation        another value of one knob, mostly one beside it; or a few of them anew
+    a postprocessor   refuses points that are illegal, or known
+    the features      those of the space: counts apart by memory, strides through views
+
+MetaSchedule's traces stand for points here: what a candidate's schedule is made of is the space's
+affair. Schedules themselves are made when candidates are measured.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir.utils import derived_object
+from tvm.s_tir import meta_schedule as ms
+from tvm.script import tirx as T
+
+from .strategy import Point, SearchSpace
+
+_ANNOTATION = "smartmem.knob_"
+_SAMPLE = "SampleCategorical"
+# Rounds in which nothing new comes before the search gives up.
+_PATIENCE = 8
+# MetaSchedule asks for a time; a failed candidate has one that is never reached.
+FAILED_S = 1e10
+# Chances of a mutation to change a knob by one step, and to change a second one.
+STEP, SECOND = 0.6, 0.3
+
+
+@T.prim_func(private=True, s_tir=True)
+def _nothing(A: T.Buffer((1,), "float32")):
+    with T.sblock("root"):
+        T.reads()
+        T.writes()
+        T.evaluate(0)
+
+
+class Evolution:
+    """Evolutionary search with a learned cost model.
+
+    Parameters
+    ----------
+    space : SearchSpace
+        What to search.
+    seed : int
+        Of all that is random; the same seed and results give the same search.
+    population, generations : int
+        Points that a round evolves with the cost model, and how often.
+    batch : int
+        Candidates that MetaSchedule makes at a time.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int,
+        *,
+        population: int = 128,
+        generations: int = 3,
+        batch: int = 16,
+        warm_up: int = 16,
+    ) -> None:
+        self._space, self._batch = space, batch
+        self._rng = np.random.default_rng(seed)
+        self._seconds: dict[Point, float | None] = {}
+        self._proposed: set[Point] = set()
+        self._waiting: list[Point] = []
+        self._first = [*space.start]
+        logger = logging.getLogger(f"{__name__}.metaschedule")
+        logger.setLevel(logging.WARNING)
+        logging.getLogger("tvm.s_tir.meta_schedule.cost_model.xgb_model").setLevel(logging.WARNING)
+        self._mod = tvm.IRModule({"main": _nothing.with_attr("global_symbol", "main")})
+        self._model = ms.cost_model.XGBModel(
+            extractor=_Features(space), num_warmup_samples=warm_up, num_tuning_cores=1
+        )
+        self._database = ms.database.MemoryDatabase()
+        self._workload = self._database.commit_workload(self._mod)
+        self._context = ms.TuneContext(
+            self._mod,
+            target=tvm.target.Target("opencl"),
+            space_generator=ms.space_generator.ScheduleFn(
+                self._sample,
+                sch_rules=[],
+                postprocs=[_Legal(space)],
+                mutator_probs={_Mutation(space, self._rng): 1.0},
+            ),
+            search_strategy=ms.search_strategy.EvolutionarySearch(
+                population_size=population,
+                init_min_unmeasured=population // 4,
+                genetic_num_iters=generations,
+                eps_greedy=0.1,
+            ),
+            task_name="task",
+            rand_state=seed + 1,
+            num_threads=1,  # the callbacks are in Python
+            logger=logger,
+        )
+        self._started = False
+
+    def propose(self, count: int) -> list[Point]:
+        """Points to measure next: those to begin with, then what evolution finds."""
+        found: list[Point] = []
+        fruitless = 0
+        while len(found) < count and fruitless < _PATIENCE:
+            if self._first:
+                self._take([self._first.pop(0)], found)
+            elif self._waiting:
+                self._take([self._waiting.pop(0)], found)
+            else:
+                self._waiting = self._evolve()
+                fresh = any(point not in self._proposed for point in self._waiting)
+                fruitless = 0 if fresh else fruitless + 1
+        return found
+
+    def learn(self, points: Sequence[Point], seconds: Sequence[float | None]) -> None:
+        """Take what was measured into the database and the cost model."""
+        candidates, results = [], []
+        for point, time in zip(points, seconds, strict=True):
+            self._proposed.add(point)
+            known = self._seconds.get(point)
+            if point in self._seconds and (known is not None or time is None):
+                continue
+            self._seconds[point] = time
+            schedule = self._schedule(point)
+            candidates.append(ms.MeasureCandidate(schedule, []))
+            results.append(_result(time))
+            if time is not None:
+                record = ms.database.TuningRecord(
+                    schedule.trace, self._workload, [time], self._context.target, []
+                )
+                self._database.commit_tuning_record(record)
+        if candidates:
+            self._model.update(self._context, candidates, results)
+
+    def _take(self, points: list[Point], found: list[Point]) -> None:
+        for point in points:
+            if point not in self._proposed:
+                self._proposed.add(point)
+                found.append(point)
+
+    def _evolve(self) -> list[Point]:
+        """Canonical points of the next candidates of MetaSchedule."""
+        if not self._started:
+            # More trials than anyone measures: the caller's budget ends the search.
+            self._context.pre_tuning(
+                1 << 20, self._batch, database=self._database, cost_model=self._model
+            )
+            self._started = True
+        candidates = self._context.generate_measure_candidates()
+        if candidates is None:
+            return []
+        found = []
+        results = []
+        for candidate in candidates:
+            point = self._space.canonical(_point(candidate.sch.trace))
+            results.append(_result(None if point is None else self._seconds.get(point)))
+            if point is not None:
+                found.append(point)
+        # It counts trials only; the model and the database learn when times are there.
+        self._context.notify_runner_results(candidates, results)
+        return found
+
+    def _sample(self, schedule: s_tir.Schedule) -> s_tir.Schedule:
+        return _annotated(schedule, self._space.sizes, None)
+
+    def _schedule(self, point: Point) -> s_tir.Schedule:
+        return _annotated(s_tir.Schedule(self._mod), self._space.sizes, point)
+
+
+def _annotated(
+    schedule: s_tir.Schedule, sizes: Sequence[int], point: Point | None
+) -> s_tir.Schedule:
+    """Schedule whose trace samples every knob; at a point if there is one."""
+    root = schedule.get_sblock("root")
+    for number, size in enumerate(sizes):
+        decision = None if point is None else point[number]
+        value = schedule.sample_categorical([*range(size)], [1.0 / size] * size, decision)
+        schedule.annotate(root, f"{_ANNOTATION}{number}", value)
+    return schedule
+
+
+def _samples(trace: Any) -> list[Any]:
+    return [inst for inst in trace.insts if str(inst.kind.name) == _SAMPLE]
+
+
+def _point(trace: Any) -> Point:
+    return tuple(int(trace.decisions[inst]) for inst in _samples(trace))
+
+
+def _result(seconds: float | None) -> Any:
+    return ms.runner.RunnerResult([FAILED_S if seconds is None else seconds], None)
+
+
+@derived_object
+class _Legal(ms.postproc.PyPostproc):  # type: ignore[misc]
+    """Refuses points that no schedule is made from."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+
+    def _initialize_with_tune_context(self, context: Any) -> None:
+        pass
+
+    def apply(self, sch: s_tir.Schedule) -> bool:
+        return self.space.canonical(_point(sch.trace)) is not None
+
+    def clone(self) -> Any:
+        return _Legal(self.space)
+
+
+@derived_object
+class _Mutation(ms.mutator.PyMutator):  # type: ignore[misc]
+    """Moves one knob or two; the point stays legal."""
+
+    def __init__(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.space, self.rng = space, rng
+
+    def _initialize_with_tune_context(self, context: Any) -> None:
+        pass
+
+    def apply(self, trace: Any, _: Any) -> Any:
+        point, samples = _point(trace), _samples(trace)
+        other = _moved(point, self.space.sizes, self.rng)
+        if self.space.canonical(other) in (None, self.space.canonical(point)):
+            return None
+        for number, inst in enumerate(samples):
+            if other[number] != point[number]:
+                trace = trace.with_decision(inst, other[number], False)
+        return trace
+
+    def clone(self) -> Any:
+        return _Mutation(self.space, self.rng)
+
+
+def _moved(point: Point, sizes: Sequence[int], rng: np.random.Generator) -> Point:
+    """Point with one knob changed, or two."""
+    open_knobs = [number for number, size in enumerate(sizes) if size > 1]
+    if not open_knobs:
+        return point
+    count = 2 if len(open_knobs) > 1 and rng.random() < SECOND else 1
+    moved = [*point]
+    for number in rng.choice(open_knobs, count, replace=False):
+        if rng.random() < STEP:
+            step = moved[number] + (1 if rng.random() < 0.5 else -1)
+            moved[number] = min(max(step, 0), sizes[number] - 1)
+        else:
+            moved[number] = int(rng.integers(sizes[number]))
+    return tuple(map(int, moved))
+
+
+@derived_object
+class _Features(ms.feature_extractor.PyFeatureExtractor):  # type: ignore[misc]
+    """The space's features of candidates."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+
+    def extract_from(self, context: Any, candidates: list[Any]) -> list[Any]:
+        points = [self.space.canonical(_point(candidate.sch.trace)) for candidate in candidates]
+        # Candidates have passed the postprocessor, and what is measured is legal.
+        rows = self.space.features([point for point in points if point is not None])
+        return [tvm.runtime.tensor(row.reshape(1, -1).astype("float64")) for row in rows]

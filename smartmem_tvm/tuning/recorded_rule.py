@@ -1,0 +1,55 @@
+"""The schedule rule that knows what tuning found.
+
+A record that does not fit its function any more, because the package's schedules have changed, is
+passed over: the rules that follow choose, and the function keeps the reason with other refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import s_tir, tirx
+from tvm.target import Target
+
+from ..errors import SmartMemError
+from ..schedules import RuleDeclined
+from ..schedules.choice import Choice, schedule_by
+from .records import Records
+from .tasks import task_key
+
+
+class Recorded:
+    """Schedule a function as the best record of it says.
+
+    Parameters
+    ----------
+    choose : Callable[[str, str], Choice or None]
+        The schedule of a task's key for a profile, as the target has it for its model; None where
+        there is none.
+    """
+
+    name = "Recorded"
+
+    def __init__(self, choose: Callable[[str, str], Choice | None]) -> None:
+        self._choose = choose
+
+    @classmethod
+    def best_of(cls, records: Records, device: tuple[str, str] | None = None) -> Recorded:
+        """The fastest schedules of some records, of those of a device and driver if said."""
+
+        def choose(task: str, profile: str) -> Choice | None:
+            best = records.best(task, profile, device=device)
+            return None if best is None else Choice.from_dict(best.choice)
+
+        return cls(choose)
+
+    def apply(
+        self, func: tirx.PrimFunc, target: Target, _tunable: bool
+    ) -> s_tir.Schedule | None:
+        """Return the recorded schedule; None without a record, RuleDeclined where it fits not."""
+        key = task_key(func)
+        try:
+            choice = self._choose(key, str(target.attrs.get("model")))
+        except SmartMemError as error:
+            raise RuleDeclined(f"the record of task {key} cannot be used: {error}") from error
+        return None if choice is None else schedule_by(func, choice)

@@ -1,0 +1,126 @@
+"""What there is to tune in a model: its kernels before they are scheduled, each once.
+
+::
+
+    swin: 124 calls of 58 functions  →  41 tasks, "9f0c…: matmul, 12 calls", …
+
+Functions of one structure are one task, whatever they and their buffers are called. A task's key is
+a hash of that structure and stays the same from process to process, so records are found by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.target import Target
+from tvm_ffi import structural_hash
+
+from ..analysis import is_host_function
+from ..analysis.kernels import count_calls
+from ..pipeline import pipeline_stages
+from ..schedules import ApplySchedules, RuleDeclined, own_rules
+from ..schedules.base import IS_SCHEDULED
+from ..schedules.space import ScheduleSpace, rules_choice
+
+_STAGE = "schedule"
+
+
+@dataclass(frozen=True)
+class TuningTask:
+    """A kernel to tune.
+
+    Attributes
+    ----------
+    key : str
+        Hash of the function's structure.
+    name : str
+        What its first function is called in the model.
+    func : tirx.PrimFunc
+        The function as the schedule rules get it.
+    space : ScheduleSpace
+        Its schedules; the first point to begin with is what the rules choose.
+    calls : int
+        Launches in one inference.
+    """
+
+    key: str
+    name: str
+    func: tirx.PrimFunc
+    space: ScheduleSpace
+    calls: int
+
+
+@dataclass(frozen=True)
+class TaskList:
+    """The tasks of a model, and the functions that are none, with the reason."""
+
+    tasks: tuple[TuningTask, ...]
+    left_out: dict[str, str]
+
+
+def task_key(func: tirx.PrimFunc) -> str:
+    """Hash of what a function computes and where its tensors are; names and notes do not count."""
+    plain = tirx.PrimFunc(func.params, func.body, func.ret_type)
+    return f"{structural_hash(plain) & (2**64 - 1):016x}"
+
+
+def list_tasks(
+    mod: tvm.IRModule,
+    target: Target,
+    dtype: str = "float32",
+    disable: Collection[str] = (),
+    progress: Callable[[str], None] | None = None,
+) -> TaskList:
+    """Tasks of a module of Relax operators, in the order in which it first calls them."""
+    unscheduled = before_schedules(mod, target, dtype, disable, progress)
+    found: dict[str, TuningTask] = {}
+    left_out: dict[str, str] = {}
+    calls = count_calls(unscheduled, "main")
+    for name, count in calls.items():
+        func = unscheduled[name]
+        if is_host_function(func, target) or func.attrs.get(IS_SCHEDULED):
+            left_out[name] = "it is not scheduled by rules: TVM has a kernel of its own for it"
+            continue
+        key = task_key(func)
+        if key in found:
+            found[key] = replace(found[key], calls=found[key].calls + count)
+            continue
+        try:
+            found[key] = TuningTask(key, name, func, space_of(func, target), count)
+        except RuleDeclined as reason:
+            left_out[name] = str(reason)
+    return TaskList(tuple(found.values()), left_out)
+
+
+def space_of(func: tirx.PrimFunc, target: Target) -> ScheduleSpace:
+    """Schedules of a function, to be searched from what the rules choose."""
+    with target:
+        scheduled = ApplySchedules(own_rules())(tvm.IRModule({"main": func}))["main"]
+    return ScheduleSpace(func, target, rules_choice(scheduled))
+
+
+def before_schedules(
+    mod: tvm.IRModule,
+    target: Target,
+    dtype: str = "float32",
+    disable: Collection[str] = (),
+    progress: Callable[[str], None] | None = None,
+) -> tvm.IRModule:
+    """The module as it reaches the schedule rules."""
+    with target:
+        for name, passes in pipeline_stages(target, dtype, disable):
+            if progress is not None:
+                progress(name)
+            for one in passes:
+                if name == _STAGE and _applies_schedules(one):
+                    return mod
+                mod = one(mod)
+    raise LookupError(f"the pipeline applies no schedules in its stage '{_STAGE}'")
+
+
+def _applies_schedules(one: Any) -> bool:
+    return str(one.info.name) == "smartmem.ApplySchedules"

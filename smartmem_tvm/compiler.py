@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -25,6 +25,9 @@ from .manifest import Manifest
 from .parameters import BIND, ENTRY, lift_parameters
 from .pipeline import check_switches, pipeline_stages
 from .rpc.session import Remote
+from .schedules import ScheduleRule
+from .tuning.recorded_rule import Tuned, tuned_functions
+from .tuning.records import Records
 
 DTYPES = ("float32", "float16")
 _KERNELS_AFTER = "verify"
@@ -41,6 +44,7 @@ def compile(
     rpc: Remote | None = None,
     linker: str | None = None,
     disable: Collection[str] = (),
+    records: str | PathLike[str] | Records | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
     """Compile a model for a device.
@@ -67,6 +71,9 @@ ImportedModel
         C++ compiler driver that links for ``host``.
     disable : Collection[str]
         Optimisations to leave out (:data:`smartmem_tvm.pipeline.SWITCHES`).
+    records : str or Path or Records, optional
+        Tuned schedules: a file that ``smartmem tune`` wrote for this profile. Kernels without a
+        record are scheduled by the rules.
     progress : Callable[[str], None], optional
         Called with the name of each stage before it starts.
 
@@ -95,11 +102,12 @@ ImportedModel
             f"device '{profile.name}' ({profile.description}) has no half precision: compile with "
             "dtype float32, or for another device."
         )
+    tuned = Tuned.read(records)
     clock = _Clock(progress)
     with clock.stage("import"):
         imported = model if isinstance(model, ImportedModel) else import_model(model, shapes=shapes)
     target = profile.target(host)
-    mod, kernels = _lower(imported.mod, target, dtype, disable, clock)
+    mod, kernels, functions = _lower(imported.mod, target, dtype, disable, tuned.rules, clock)
     with clock.stage("build"):
         mod, parameters = lift_parameters(mod)
         mod = _bind_to_images(mod)
@@ -115,6 +123,8 @@ ImportedModel
         kernels=tuple(kernels),
         parameter_scopes=_parameter_scopes(mod),
         stages_s=clock.seconds,
+        tuned=functions,
+        records_digest=tuned.digest,
     )
     return Artifact(
         manifest,
@@ -132,19 +142,24 @@ def _lower(
     target: tvm.target.Target,
     dtype: str,
     disable: Collection[str],
+    rules: Sequence[ScheduleRule],
     clock: _Clock,
-) -> tuple[tvm.IRModule, list[KernelInfo]]:
-    """Run the pipeline's stages; kernels are counted where they are final and still named."""
+) -> tuple[tvm.IRModule, list[KernelInfo], dict[str, str]]:
+    """Run the pipeline's stages; kernels are counted where they are final and still named.
+
+    Returns the module, its kernels, and its functions with recorded schedules.
+    """
+    functions: dict[str, str] = {}
     kernels: list[KernelInfo] | None = None
     with target:
-        for name, passes in pipeline_stages(target, dtype, disable):
+        for name, passes in pipeline_stages(target, dtype, disable, rules):
             with clock.stage(name):
                 mod = tvm.transform.Sequential(passes)(mod)
             if name == _KERNELS_AFTER:
-                kernels = list_kernels(mod)
+                kernels, functions = list_kernels(mod), tuned_functions(mod)
     if kernels is None:
         raise LookupError(f"the pipeline has no stage '{_KERNELS_AFTER}'")
-    return mod, kernels
+    return mod, kernels, functions
 
 
 def _build(mod: tvm.IRModule, target: tvm.target.Target) -> VMExecutable:

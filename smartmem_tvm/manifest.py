@@ -15,7 +15,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +27,7 @@ from .errors import ArtifactError
 from .frontend import TensorSpec
 
 FORMAT = "smartmem-artifact"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 LIBRARY = "model.so"
 PARAMETERS = "params.bin"
@@ -58,6 +58,10 @@ class Manifest:
         Memory scope of each parameter that is uploaded to an image; others go to buffers.
     stages_s : dict[str, float]
         Seconds that each stage of the compilation took.
+    tuned : dict[str, str]
+        Functions whose schedule is a tuned one, with the key of its task.
+    records_digest : str
+        What identifies the records that tuned schedules are from; empty without records.
     """
 
     model: str
@@ -70,6 +74,8 @@ class Manifest:
     kernels: tuple[KernelInfo, ...]
     parameter_scopes: dict[str, str]
     stages_s: dict[str, float]
+    tuned: dict[str, str] = field(default_factory=dict)
+    records_digest: str = ""
 
     @property
     def profile_name(self) -> str:
@@ -205,6 +211,10 @@ def _parse(body: dict[str, Any]) -> tuple[Manifest, dict[str, tuple[str, int]]]:
             _typed(name, str): float(seconds)
             for name, seconds in _typed(body["stages_s"], dict).items()
         },
+        tuned={
+            _typed(name, str): _typed(key, str) for name, key in _typed(body["tuned"], dict).items()
+        },
+        records_digest=_typed(body["records_digest"], str),
     )
     files = {}
     for name, entry in _typed(body["files"], dict).items():

@@ -23,7 +23,7 @@ LAYERS = [
     {"analysis"},
     {"passes", "schedules"},
     {"pipeline"},
-    {"zoo", "frontend", "tuning", "rpc", "linking", "parameters", "manifest"},
+    {"zoo", "frontend", "rpc", "probing", "linking", "parameters", "manifest"},
     {
         "execution",
         "artifact",
@@ -34,6 +34,7 @@ LAYERS = [
         "simulation",
         "traffic",
         "explaining",
+        "tuning",
     },
     {"report"},
     {"bench"},

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest relative error that passes (default: 1e-3 in float32, 2e-2 in float16)",
     )
     options.add_host(parser)
+    options.add_records(parser)
     options.add_common(parser)
     options.add_rpc(parser)
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
             tolerance=args.tolerance,
             host=args.host,
             linker=args.linker,
+            records=args.records,
             opencl_device=args.opencl_device,
             rpc=remote,
             progress=progress,

@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write")
     options.add_host(parser)
+    options.add_records(parser)
     options.add_common(parser)
 
 
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
             shapes=options.shapes(args),
             opencl_device=args.opencl_device,
             linker=args.linker,
+            records=args.records,
             progress=progress,
         )
         if progress is not None:
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 "operators": manifest.operators,
                 "kernels": manifest.launches,
                 "layout_kernels": manifest.layout_launches,
+                "tuned": len(manifest.tuned),
                 "stages_s": manifest.stages_s,
             }
         )
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 "operators": manifest.operators,
                 "kernels": manifest.launches,
                 "layout kernels": manifest.layout_launches,
+                **({"tuned functions": len(manifest.tuned)} if args.records else {}),
                 "seconds": sum(manifest.stages_s.values()),
             },
         ),

@@ -87,6 +87,16 @@ def add_host(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_records(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names tuned schedules."""
+    parser.add_argument(
+        "--records",
+        metavar="FILE",
+        help="tuned schedules, as `smartmem tune` writes them; kernels without one are scheduled "
+        "by rules",
+    )
+
+
 def add_rpc(parser: argparse.ArgumentParser) -> None:
     """Add the options of a device behind an RPC tracker."""
     group = parser.add_argument_group("remote device")

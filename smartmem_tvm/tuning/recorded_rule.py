@@ -7,7 +7,10 @@ passed over: the rules that follow choose, and the function keeps the reason wit
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
 
+import tvm
 from tvm import s_tir, tirx
 from tvm.target import Target
 
@@ -15,7 +18,10 @@ from ..errors import SmartMemError
 from ..schedules import RuleDeclined
 from ..schedules.choice import Choice, schedule_by
 from .records import Records
+from .records_file import read_records
 from .tasks import task_key
+
+TASK = "smartmem.tuned_task"
 
 
 class Recorded:
@@ -43,13 +49,48 @@ class Recorded:
 
         return cls(choose)
 
-    def apply(
-        self, func: tirx.PrimFunc, target: Target, _tunable: bool
-    ) -> s_tir.Schedule | None:
+    def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule | None:
         """Return the recorded schedule; None without a record, RuleDeclined where it fits not."""
         key = task_key(func)
         try:
             choice = self._choose(key, str(target.attrs.get("model")))
         except SmartMemError as error:
             raise RuleDeclined(f"the record of task {key} cannot be used: {error}") from error
-        return None if choice is None else schedule_by(func, choice)
+        if choice is None:
+            return None
+        func = schedule_by(func, choice).mod["main"]
+        return s_tir.Schedule(func.with_attr(TASK, key))
+
+
+def tuned_functions(mod: tvm.IRModule) -> dict[str, str]:
+    """Functions of a module that have a recorded schedule, with their tasks' keys."""
+    return {
+        gv.name_hint: str(func.attrs[TASK])
+        for gv, func in mod.functions.items()
+        if isinstance(func, tirx.PrimFunc) and TASK in func.attrs
+    }
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a compilation takes from records.
+
+    Attributes
+    ----------
+    rules : tuple[Recorded, ...]
+        The rule to ask first; none without records.
+    digest : str
+        Identifies the records; empty without.
+    """
+
+    rules: tuple[Recorded, ...] = ()
+    digest: str = ""
+
+    @classmethod
+    def read(cls, records: str | PathLike[str] | Records | None) -> Tuned:
+        """From a file's path, from records, or from none."""
+        if records is None:
+            return cls()
+        if not isinstance(records, Records):
+            records = read_records(records)
+        return cls((Recorded.best_of(records),), records.digest)

@@ -107,7 +107,7 @@ class ScheduleSpace:
         )
         self.sizes = tuple(len(knob.values) for knob in self.knobs)
         self.kinds = tuple(knob.kind for knob in self.knobs)
-        points = [self._point(choice) for choice in start]
+        points = [self.point(choice) for choice in start]
         self.start = tuple(dict.fromkeys(p for p in points if p is not None)) or (self._any(),)
 
     def canonical(self, point: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -179,11 +179,7 @@ class ScheduleSpace:
             return None
         if not costs.allows(tile) or _registers(tile, costs) > _most_registers(costs, self.limits):
             return None
-        many = [
-            d
-            for d, n in enumerate(costs.extents)
-            if d not in tile.inner and n > tile.size(d)
-        ]
+        many = [d for d, n in enumerate(costs.extents) if d not in tile.inner and n > tile.size(d)]
         if v["fastest"] is not None and v["fastest"] not in many:
             return None
         if len(many) < 2 or v["fastest"] == _first(tile, many):
@@ -214,7 +210,7 @@ class ScheduleSpace:
         except ValueError:  # a default that this kernel's knob does not have
             return None
 
-    def _point(self, choice: Choice) -> tuple[int, ...] | None:
+    def point(self, choice: Choice) -> tuple[int, ...] | None:
         """Canonical point of a schedule; None where it is outside of the space."""
         values = _values(choice)
         costs = self._variants.get((choice.order, choice.fused))

@@ -16,6 +16,7 @@ from .tables import (
     summary_table,
     tensor_table,
 )
+from .tuning_tables import plot_tuning, task_row, tuning_table
 
 __all__ = [
     "against_the_grain_tables",
@@ -27,8 +28,11 @@ __all__ = [
     "kernel_table",
     "layout_table",
     "operator_table",
+    "plot_tuning",
     "profile_table",
     "profiles_table",
     "summary_table",
+    "task_row",
     "tensor_table",
+    "tuning_table",
 ]

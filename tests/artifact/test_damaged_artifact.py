@@ -87,7 +87,7 @@ def test_another_version_of_tvm(folder, no_library, package):
 @pytest.mark.parametrize("version", [1, 99])
 def test_another_format_version(folder, no_library, version):
     edit_manifest(folder, lambda body: body.update(format_version=version))
-    with pytest.raises(ArtifactError, match=f"has format version {version}, this smartmem reads 2"):
+    with pytest.raises(ArtifactError, match=f"has format version {version}, this smartmem reads 3"):
         Artifact.load(folder)
 
 

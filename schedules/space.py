@@ -15,9 +15,9 @@ a knob has no effect there, are one canonical point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import permutations
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from tvm.target import Target
 from smartmem_tvm.analysis.fused_kernel import NotAKernel, read_kernel
 from smartmem_tvm.analysis.loop_orders import loop_orders
 from smartmem_tvm.analysis.reductions import split_updates
+from smartmem_tvm.analysis.waves import GROUP
 
 from .base import RuleDeclined
 from .choice import Choice, choice_of, kernel_in_order
@@ -36,38 +37,12 @@ from .cost import Costs
 from .group_shape import cheapest_shape
 from .limits import ScheduleLimits, limits_of
 from .row_reduction import rows_of
-from .space_features import features_of
+from .space_features import NAMES, features_of
+from .space_knobs import ROWS, Knob, knobs_of, values_of
 from .tile import Tile
 
-# Sizes of a tile along an axis of its rows.
-SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
-WIDTHS = (1, 2, 4, 8, 16)
-REPEATS = (1, 2, 4, 8, 16, 32)
-UNROLLS = (1, 2, 4, 8, 16)
-TEAMS = (1, 32, 64, 128, 256)
 # A work-item keeps at most this many times the elements of the profile's register tile.
 REGISTER_TILES = 4
-# Stands for the loops over a row, whatever axes they have in an order.
-ROWS = "rows"
-# Axes that an elementwise kernel's loops are permuted over, at most.
-MOST_NESTED = 4
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One decision.
-
-    Attributes
-    ----------
-    name, kind : str
-        What it decides, and in which of FlexTensor's ways: split, reorder, fuse or unroll.
-    values : tuple
-        What it may be; values beside each other are alike.
-    """
-
-    name: str
-    kind: str
-    values: tuple[Any, ...]
 
 
 class ScheduleSpace:
@@ -103,7 +78,7 @@ class ScheduleSpace:
             raise RuleDeclined("shapes are symbolic: a schedule is measured at one shape")
         self.knobs = tuple(
             Knob(name, kind, tuple(dict.fromkeys(values)))
-            for name, kind, values in _knobs(self._variants, self.limits, start)
+            for name, kind, values in knobs_of(self._variants, self.limits, start)
         )
         self.sizes = tuple(len(knob.values) for knob in self.knobs)
         self.kinds = tuple(knob.kind for knob in self.knobs)
@@ -121,9 +96,8 @@ class ScheduleSpace:
         values = {knob.name: knob.values[at] for knob, at in zip(self.knobs, point, strict=True)}
         costs = self._variants[values["order"], values["fused"]]
         tile = _tile(values, costs)
-        if values["box"]:
-            limits = replace(self.limits, max_group=tile.group)
-            tile = replace(tile, shape=cheapest_shape(tile, costs, limits))
+        if values["box"] is True:
+            tile = replace(tile, shape=self._box(tile, costs))
         return Choice(tile, values["order"], values["fused"], values["row_bytes"])
 
     def features(self, points: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
@@ -134,7 +108,8 @@ class ScheduleSpace:
             costs = self._variants[choice.order, choice.fused]
             knobs = [at / max(size - 1, 1) for at, size in zip(point, self.sizes, strict=True)]
             rows.append([*knobs, *features_of(costs, choice.tile)])
-        return np.array(rows, dtype="float32").reshape(len(rows), -1)
+        width = len(self.knobs) + len(NAMES)
+        return np.array(rows, dtype="float32").reshape(len(rows), width)
 
     def _normal(self, values: dict[str, Any]) -> dict[str, Any] | None:
         """Values that mean the same, those without effect at their defaults; None if illegal."""
@@ -185,11 +160,15 @@ class ScheduleSpace:
         if len(many) < 2 or v["fastest"] == _first(tile, many):
             v["fastest"] = None
         if not many:
-            v |= {"repeat": 1, "box": False}
-        if v["box"]:
             v["repeat"] = 1
-        else:
-            v["local"] = 0
+        if v["box"] is True and (len(many) < 2 or tile.count(costs.extents) <= GROUP):
+            v["box"] = False
+        if v["box"] is not False:
+            v |= {"repeat": 1, "group_rows": self.knob("group_rows").values[0]}
+        if isinstance(v["box"], tuple):
+            v |= {"fastest": None, "group": self.knob("group").values[0]}
+            if not _box_fits(v["box"], tile, costs, self.limits):
+                return None
         if tile.inner_width > 1:
             last = costs.extents[tile.inner[-1]] if tile.inner else None
             if last is not None and last < tile.inner_width:
@@ -199,6 +178,10 @@ class ScheduleSpace:
         if not costs.kernel.reductions:
             v |= {"unroll": 8, "innermost": None, "row_bytes": 0, "local": 0}
         return v
+
+    def _box(self, tile: Tile, costs: Costs) -> tuple[tuple[int, int], ...]:
+        """Shape of groups of up to as many work-items as the tile says that reads least."""
+        return cheapest_shape(tile, costs, replace(self.limits, max_group=tile.group))
 
     def knob(self, name: str) -> Knob:
         """Knob of a name."""
@@ -212,12 +195,15 @@ class ScheduleSpace:
 
     def point(self, choice: Choice) -> tuple[int, ...] | None:
         """Canonical point of a schedule; None where it is outside of the space."""
-        values = _values(choice)
+        values = values_of(choice)
         costs = self._variants.get((choice.order, choice.fused))
         if values is None or costs is None:
             return None
         if costs.kernel.reductions and values["inner"] == rows_of(costs):
             values["inner"] = ROWS
+        tile = choice.tile
+        if tile.shape and max(_axes_of(tile), default=0) < len(costs.extents):
+            values["box"] = True if self._box(tile, costs) == tile.shape else tile.shape
         normal = self._normal(values)
         return None if normal is None else self._index(normal)
 
@@ -235,63 +221,6 @@ def rules_choice(scheduled: tirx.PrimFunc) -> list[Choice]:
     """Schedules to begin a search with: what a rule chose for a function, if it says so."""
     choice = choice_of(scheduled)
     return [] if choice is None else [choice]
-
-
-def _knobs(
-    variants: dict[tuple[int, bool], Costs], limits: ScheduleLimits, start: Sequence[Choice]
-) -> list[tuple[str, str, list[Any]]]:
-    """Names, kinds and values of all knobs; those of the schedules to begin with are in."""
-    most = max(len(costs.extents) for costs in variants.values())
-    axes = [None, *(d for d in range(most) if any(_long(c, d) for c in variants.values()))]
-    kernel = next(iter(variants.values())).kernel
-    reductions = bool(kernel.reductions)
-    simt = limits.lock_step
-    group = [1 << bit for bit in range(limits.max_group.bit_length())]
-    group = [n for n in group if n <= limits.max_group and (n >= 16 if simt else n <= 64)]
-    widest = max(limits.vector_width, limits.register_tile[1])
-    widths = [n for n in WIDTHS if n <= widest]
-    row_bytes = [0, limits.row_bytes] if reductions else [0]
-    deepest = max((_reduced(work) for c in variants.values() for work in c.work), default=0)
-    given = [values for choice in start if (values := _values(choice)) is not None]
-
-    def known(name: str, values: Sequence[Any]) -> list[Any]:
-        every = dict.fromkeys([*values, *(each[name] for each in given)])
-        return sorted(every, key=lambda n: (n is not None, n if n is not None else 0))
-
-    return [
-        ("order", "reorder", known("order", sorted({order for order, _ in variants}))),
-        ("fused", "fuse", [True, False]),
-        ("rows_1", "split", axes),
-        ("size_1", "split", known("size_1", SIZES)),
-        ("rows_2", "split", axes),
-        ("size_2", "split", known("size_2", SIZES)),
-        ("lane", "split", axes),
-        ("width", "split", known("width", widths)),
-        ("inner", "reorder", _nests(variants, [*(each["inner"] for each in given)])),
-        ("inner_width", "split", known("inner_width", widths)),
-        ("fastest", "reorder", axes),
-        ("group", "split", known("group", group)),
-        ("box", "split", [False, True] if simt else [False]),
-        ("group_rows", "split", known("group_rows", (1, 4) if simt else (1,))),
-        ("local", "split", known("local", (0, limits.tile_bytes) if simt else (0,))),
-        ("team", "split", known("team", TEAMS if simt and reductions else (1,))),
-        ("repeat", "split", known("repeat", (1,) if simt else REPEATS)),
-        ("innermost", "reorder", [None, *range(max(deepest, 0))] if deepest > 1 else [None]),
-        ("unroll", "unroll", known("unroll", UNROLLS if reductions else (8,))),
-        ("row_bytes", "fuse", known("row_bytes", row_bytes)),
-    ]
-
-
-def _nests(variants: dict[tuple[int, bool], Costs], given: list[Any]) -> list[Any]:
-    """Loops of a work-item after its stages: the rows', or those of an elementwise kernel."""
-    costs = next(iter(variants.values()))
-    if costs.kernel.reductions:
-        return [ROWS]
-    axes = [d for d, n in enumerate(costs.extents) if n > 1]
-    found: list[Any] = [(), *((d,) for d in axes)]
-    if len(axes) <= MOST_NESTED:
-        found += permutations(axes, 2)
-    return [*found, *(nest for nest in given if nest not in found)]
 
 
 def _inner(values: dict[str, Any], costs: Costs) -> tuple[int, ...] | None:
@@ -315,6 +244,7 @@ def _tile(v: dict[str, Any], costs: Costs) -> Tile:
         v["inner_width"],
         v["group"],
         v["group_rows"],
+        shape=v["box"] if isinstance(v["box"], tuple) else (),
         local_bytes=v["local"],
         team=v["team"],
         fastest=v["fastest"],
@@ -324,43 +254,21 @@ def _tile(v: dict[str, Any], costs: Costs) -> Tile:
     )
 
 
-def _values(choice: Choice) -> dict[str, Any] | None:
-    """Values of a schedule's knobs; None where it has rows along more than two axes."""
-    tile = choice.tile
-    if len(tile.rows) > 2:
-        return None
-    (one, n), (two, m) = [*tile.rows, (None, 1), (None, 1)][:2]
-    return {
-        "order": choice.order,
-        "fused": choice.fused,
-        "rows_1": one,
-        "size_1": n,
-        "rows_2": two,
-        "size_2": m,
-        "lane": tile.lane,
-        "width": tile.width,
-        "inner": tile.inner,
-        "inner_width": tile.inner_width,
-        "fastest": tile.fastest,
-        "group": tile.group,
-        "box": bool(tile.shape),
-        "group_rows": tile.group_rows,
-        "local": tile.local_bytes,
-        "team": tile.team,
-        "repeat": tile.repeat,
-        "innermost": tile.innermost,
-        "unroll": tile.unroll,
-        "row_bytes": choice.row_bytes,
-    }
+def _axes_of(tile: Tile) -> list[int]:
+    """Axes that a tile names."""
+    named = [d for d, _ in (*tile.rows, *tile.shape)] + [*tile.inner]
+    return named + [d for d in (tile.lane, tile.fastest) if d is not None]
 
 
-def _long(costs: Costs, axis: int) -> bool:
-    return axis < len(costs.extents) and costs.extents[axis] > 1
-
-
-def _reduced(work: Any) -> int:
-    """Reduced axes of several points."""
-    return sum(extent > 1 for _, extent in work.reduced)
+def _box_fits(
+    shape: tuple[tuple[int, int], ...], tile: Tile, costs: Costs, limits: ScheduleLimits
+) -> bool:
+    """Whether groups of a shape lie inside the kernel's tiles and the device's limits."""
+    for d, items in shape:
+        tiles = -(-costs.extents[d] // tile.size(d)) if d < len(costs.extents) else 0
+        if d in tile.inner or items > tiles:
+            return False
+    return math.prod(n for _, n in shape) <= limits.max_group
 
 
 def _first(tile: Tile, many: list[int]) -> int:

@@ -14,7 +14,20 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import SmartMemError
-from . import bench, check, compile, devices, explain, records, run, simulate, traffic, zoo
+from . import (
+    bench,
+    check,
+    compile,
+    devices,
+    explain,
+    profile_device,
+    records,
+    rpc_check,
+    run,
+    simulate,
+    traffic,
+    zoo,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "compile": compile,
@@ -26,6 +39,8 @@ COMMANDS: dict[str, ModuleType] = {
     "bench": bench,
     "records": records,
     "devices": devices,
+    "profile-device": profile_device,
+    "rpc-check": rpc_check,
     "zoo": zoo,
 }
 

@@ -1,0 +1,1 @@
+"""Kernels and measurements that find out what a device does and how fast, here or behind RPC."""

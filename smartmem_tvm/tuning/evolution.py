@@ -24,14 +24,16 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 from tvm.script import tirx as T
 
+from .cost_model import CostModel
+from .random_search import RandomSearch
 from .strategy import Point, SearchSpace
 
 _ANNOTATION = "smartmem.knob_"
 _SAMPLE = "SampleCategorical"
-# Rounds in which nothing new comes before the search gives up.
-_PATIENCE = 8
-# MetaSchedule asks for a time; a failed candidate has one that is never reached.
-FAILED_S = 1e10
+# Rounds in which nothing new comes before chance helps out.
+_PATIENCE = 2
+# MetaSchedule asks for a time at once.
+LATER_S = 1.0
 # Chances of a mutation to change a knob by one step, and to change a second one.
 STEP, SECOND = 0.6, 0.3
 
@@ -67,21 +69,18 @@ class Evolution:
         population: int = 128,
         generations: int = 3,
         batch: int = 16,
-        warm_up: int = 16,
+        warm_up: int = 12,
     ) -> None:
         self._space, self._batch = space, batch
         self._rng = np.random.default_rng(seed)
-        self._seconds: dict[Point, float | None] = {}
         self._proposed: set[Point] = set()
         self._waiting: list[Point] = []
         self._first = [*space.start]
         logger = logging.getLogger(f"{__name__}.metaschedule")
         logger.setLevel(logging.WARNING)
-        logging.getLogger("tvm.s_tir.meta_schedule.cost_model.xgb_model").setLevel(logging.WARNING)
         self._mod = tvm.IRModule({"main": _nothing.with_attr("global_symbol", "main")})
-        self._model = ms.cost_model.XGBModel(
-            extractor=_Features(space), num_warmup_samples=warm_up, num_tuning_cores=1
-        )
+        self._model = CostModel(space, seed, warm_up)
+        self._chance = RandomSearch(space, seed)
         self._database = ms.database.MemoryDatabase()
         self._workload = self._database.commit_workload(self._mod)
         self._context = ms.TuneContext(
@@ -119,27 +118,21 @@ class Evolution:
                 self._waiting = self._evolve()
                 fresh = any(point not in self._proposed for point in self._waiting)
                 fruitless = 0 if fresh else fruitless + 1
+        if len(found) < count:
+            self._take(self._chance.propose(count - len(found)), found)
         return found
 
     def learn(self, points: Sequence[Point], seconds: Sequence[float | None]) -> None:
         """Take what was measured into the database and the cost model."""
-        candidates, results = [], []
+        self._chance.learn(points, seconds)
+        self._model.learn(points, seconds)
         for point, time in zip(points, seconds, strict=True):
             self._proposed.add(point)
-            known = self._seconds.get(point)
-            if point in self._seconds and (known is not None or time is None):
-                continue
-            self._seconds[point] = time
-            schedule = self._schedule(point)
-            candidates.append(ms.MeasureCandidate(schedule, []))
-            results.append(_result(time))
             if time is not None:
                 record = ms.database.TuningRecord(
-                    schedule.trace, self._workload, [time], self._context.target, []
+                    self._schedule(point).trace, self._workload, [time], self._context.target, []
                 )
                 self._database.commit_tuning_record(record)
-        if candidates:
-            self._model.update(self._context, candidates, results)
 
     def _take(self, points: list[Point], found: list[Point]) -> None:
         for point in points:
@@ -152,22 +145,20 @@ class Evolution:
         if not self._started:
             # More trials than anyone measures: the caller's budget ends the search.
             self._context.pre_tuning(
-                1 << 20, self._batch, database=self._database, cost_model=self._model
+                1 << 20,
+                self._batch,
+                database=self._database,
+                cost_model=_Predictions(self._space, self._model, self._rng),
             )
             self._started = True
         candidates = self._context.generate_measure_candidates()
         if candidates is None:
             return []
-        found = []
-        results = []
-        for candidate in candidates:
-            point = self._space.canonical(_point(candidate.sch.trace))
-            results.append(_result(None if point is None else self._seconds.get(point)))
-            if point is not None:
-                found.append(point)
         # It counts trials only; the model and the database learn when times are there.
-        self._context.notify_runner_results(candidates, results)
-        return found
+        later = ms.runner.RunnerResult([LATER_S], None)
+        self._context.notify_runner_results(candidates, [later] * len(candidates))
+        points = [self._space.canonical(_point(candidate.sch.trace)) for candidate in candidates]
+        return [point for point in points if point is not None]
 
     def _sample(self, schedule: s_tir.Schedule) -> s_tir.Schedule:
         return _annotated(schedule, self._space.sizes, None)
@@ -194,10 +185,6 @@ def _samples(trace: Any) -> list[Any]:
 
 def _point(trace: Any) -> Point:
     return tuple(int(trace.decisions[inst]) for inst in _samples(trace))
-
-
-def _result(seconds: float | None) -> Any:
-    return ms.runner.RunnerResult([FAILED_S if seconds is None else seconds], None)
 
 
 @derived_object
@@ -260,15 +247,24 @@ def _moved(point: Point, sizes: Sequence[int], rng: np.random.Generator) -> Poin
 
 
 @derived_object
-class _Features(ms.feature_extractor.PyFeatureExtractor):  # type: ignore[misc]
-    """The space's features of candidates."""
+class _Predictions(ms.cost_model.PyCostModel):  # type: ignore[misc]
+    """The cost model as MetaSchedule asks for it; chance while it knows too little."""
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, model: CostModel, rng: np.random.Generator) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.model, self.rng = space, model, rng
 
-    def extract_from(self, context: Any, candidates: list[Any]) -> list[Any]:
+    def load(self, path: str) -> None:
+        """Nothing is kept beside the records."""
+
+    def save(self, path: str) -> None:
+        """Nothing is kept beside the records."""
+
+    def update(self, context: Any, candidates: list[Any], results: list[Any]) -> None:
+        """The search tells the model itself."""
+
+    def predict(self, context: Any, candidates: list[Any]) -> Any:
         points = [self.space.canonical(_point(candidate.sch.trace)) for candidate in candidates]
         # Candidates have passed the postprocessor, and what is measured is legal.
-        rows = self.space.features([point for point in points if point is not None])
-        return [tvm.runtime.tensor(row.reshape(1, -1).astype("float64")) for row in rows]
+        found = self.model.predict([point for point in points if point is not None])
+        return self.rng.random(len(candidates)) if found is None else found

@@ -1,21 +1,17 @@
 from __future__ import annotations
 
 import datetime
-import os
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 
-from smartmem_tvm.devices import load_profile, profile_from_device, read_profile
-from smartmem_tvm.errors import DeviceError, SmartMemError
+from smartmem_tvm.devices import load_profile, profile_from_device
+from smartmem_tvm.errors import DeviceError
 from smartmem_tvm.probing import bandwidth, compiled, files, peak
 from smartmem_tvm.probing.chase import Latency, cache_sizes, latencies, sizes
 from smartmem_tvm.probing.device import ConnectionLost, Kernel, ProbedDevice, last_line
-from smartmem_tvm.probing.process import ProbeFailure, ProbeProcess
 from smartmem_tvm.probing.profile import Measurement, _optional, make_profile
 from smartmem_tvm.probing.timing import Budget, Figure, figure, time_kernel
 
@@ -33,67 +29,6 @@ def ladder(*levels):
         ns = next(ns for end, ns in levels if size <= end)
         found.append(Latency(size, ns))
     return found
-
-
-# --- a probe's process -----------------------------------------------------------------------
-
-
-def answers_twice(request, emit):
-    emit({"got": request["x"]})
-    print("a driver's chatter")
-    emit({"pid": os.getpid()})
-
-
-def refuses(request, emit):
-    raise DeviceError("the device refuses")
-
-
-def is_wrong(request, emit):
-    raise ZeroDivisionError("a defect")
-
-
-def hangs(request, emit):
-    emit({"pid": os.getpid()})
-    time.sleep(600)
-
-
-def entry(function):
-    return f"{__name__}:{function.__name__}"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    """A probe's process finds this file."""
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
-
-
-def test_a_probe_answers_in_order():
-    with ProbeProcess(entry(answers_twice), {"x": 7}) as process:
-        assert process.receive(60) == {"got": 7}
-        assert process.receive(60)["pid"] != os.getpid()
-        assert process.receive(60) is None
-
-
-def test_a_users_error_is_an_answer():
-    with ProbeProcess(entry(refuses), {}) as process:
-        assert process.receive(60) == {"error": "the device refuses"}
-        assert process.receive(60) is None
-
-
-def test_a_defect_names_itself():
-    with (
-        ProbeProcess(entry(is_wrong), {}) as process,
-        pytest.raises(ProbeFailure, match=r"exit code 1.*ZeroDivisionError: a defect"),
-    ):
-        process.receive(60)
-
-
-def test_a_probe_that_hangs_is_ended():
-    with ProbeProcess(entry(hangs), {}) as process:
-        pid = process.receive(60)["pid"]
-        with pytest.raises(ProbeFailure, match=r"no answer within 0\.1 s"):
-            process.receive(0.1)
-    assert not psutil.pid_exists(pid)
 
 
 # --- figures -----------------------------------------------------------------------------------
@@ -380,69 +315,3 @@ def test_what_may_fail_becomes_a_warning():
         raise ConnectionLost("gone")
     with pytest.raises(ZeroDivisionError), _optional(found, "no textures"):
         1 / 0  # noqa: B018
-
-
-# --- files -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["adreno-740", "mali-g710", "cpu", "nvidia-opencl"])
-def test_built_in_profiles_are_written_as_they_are(name, tmp_path):
-    profile = load_profile(name)
-    files.write_profile(profile, tmp_path / "x.toml")
-    again = read_profile(tmp_path / "x.toml")
-    assert again == profile
-    assert again.to_dict() == profile.to_dict()
-    assert os.listdir(tmp_path) == ["x.toml"]
-
-
-def test_odd_texts_are_written(tmp_path):
-    odd = 'quote " backslash \\ line\nbreak \x00 \x7f ü \u2028'
-    profile = replace(load_profile("cpu"), description=odd, sources={"cache": odd})
-    files.write_profile(profile, tmp_path / "x.toml")
-    again = read_profile(tmp_path / "x.toml")
-    assert again.description == odd
-    assert again.sources["cache"] == odd
-
-
-def test_files_are_not_written_over(tmp_path):
-    path = tmp_path / "x.toml"
-    path.write_text("mine")
-    with pytest.raises(SmartMemError, match="exists: give --force"):
-        files.write_profile(load_profile("cpu"), path)
-    assert path.read_text() == "mine"
-    files.write_profile(load_profile("cpu"), path, force=True)
-    assert read_profile(path) == load_profile("cpu")
-
-
-def test_a_profile_that_does_not_read_back_leaves_no_file(tmp_path):
-    wrong = replace(
-        load_profile("cpu"), compute=replace(load_profile("cpu").compute, vector_width=3)
-    )
-    with pytest.raises(DeviceError, match="vector_width"):
-        files.write_profile(wrong, tmp_path / "x.toml")
-    assert os.listdir(tmp_path) == []
-
-
-def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(SmartMemError, match="there is no folder"):
-        files.check_output(tmp_path / "nowhere" / "x.toml")
-    with pytest.raises(SmartMemError, match="is a folder"):
-        files.check_output(tmp_path, force=True)
-
-
-@pytest.mark.parametrize("name", ["", "a b", "auto", "cpu", "a/b", "a@b"])
-def test_names_that_are_none(name):
-    with pytest.raises(SmartMemError, match="name"):
-        files.check_name(name)
-
-
-@pytest.mark.parametrize(
-    ("device", "name"),
-    [
-        ("AMD EPYC", "amd-epyc"),
-        ("QUALCOMM Adreno(TM) 740", "qualcomm-adreno-tm-740"),
-        ("™", "device"),
-    ],
-)
-def test_names_of_devices(device, name):
-    assert files.check_name(files.name_of_device(device)) == name

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
+from conftest import Cluster
 from tvm import rpc
 
 from smartmem_tvm.cli.main import main
@@ -25,9 +26,9 @@ PATIENCE = 60
 
 
 @pytest.fixture(scope="module")
-def cluster(cluster):
+def cluster():
     """One of this file's own: its keys are not among those that other files see."""
-    own = type(cluster)()
+    own = Cluster()
     yield own
     codes, alive = own.stop()
     assert set(codes) == {0}

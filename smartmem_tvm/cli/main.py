@@ -26,6 +26,7 @@ from . import (
     run,
     simulate,
     traffic,
+    tune,
     zoo,
 )
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, ModuleType] = {
     "traffic": traffic,
     "simulate": simulate,
     "bench": bench,
+    "tune": tune,
     "records": records,
     "devices": devices,
     "profile-device": profile_device,

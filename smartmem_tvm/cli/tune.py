@@ -91,8 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune; exit code 1 when nothing could be measured."""
-    from ..tuning.measure import Measurer, MeasureLimits, write_task
-    from ..tuning.records_file import RecordsFile, read_records
+    from ..tuning.measure import MeasureLimits, Measurer
+    from ..tuning.records_file import RecordsFile
+    from ..tuning.reference import write_task
     from ..tuning.session import TuningSession
     from ..tuning.strategies import DEFAULT
     from ..tuning.tasks import list_tasks
@@ -111,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
         RecordsFile(args.records) as file,
         tempfile.TemporaryDirectory(prefix="smartmem-tune-") as folder,
     ):
-        known = read_records(args.records)
         for task in tasks:
             write_task(Path(folder), task.key, task.func, target)
         with (
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
                 strategy=args.strategy or DEFAULT,
                 seed=args.seed,
                 budget=budget,
-                known=known,
+                known=file.earlier,
                 watch=watch,
             )
             interrupted = _run(session)

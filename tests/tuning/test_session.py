@@ -195,7 +195,7 @@ def test_a_space_that_is_exhausted_ends_the_session():
     func = te.create_prim_func([a, topi.nn.relu(a)])
     space = space_of(func, load_profile("cpu").target())
     assert isinstance(space, ScheduleSpace)
-    made, kept = session([TuningTask("0" * 16, "relu", func, space, 1)], Budget(trials=1000))
+    made, kept = session([TuningTask("f" * 16, "relu", func, space, 1)], Budget(trials=1000))
     made.run()
     assert 0 < len(kept) < 1000
     assert np.isfinite([record.median for record in kept]).all()

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from conftest import Cluster
 from tvm import rpc
 
 from smartmem_tvm.cli.main import main
@@ -25,19 +24,20 @@ pytestmark = pytest.mark.device
 PATIENCE = 60
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One of this file's own: its keys are not among those that other files see."""
-    own = Cluster()
-    yield own
-    codes, alive = own.stop()
-    assert set(codes) == {0}
-    assert alive == []
+@pytest.fixture
+def start(cluster):
+    """Start a server under a key; at the end it and its key are gone, as other files expect."""
+    servers = []
 
+    def run(key, environment=None):
+        servers.append(cluster.start(key, environment=environment))
+        return servers[-1]
 
-@pytest.fixture(scope="module")
-def server(cluster, opencl_device):
-    return cluster.start("local")
+    yield run
+    for server in servers:
+        server.terminate()
+    for server in servers:
+        assert server.wait(PATIENCE) == 0
 
 
 def children():
@@ -112,7 +112,7 @@ def test_every_step_passes(cluster, server, capsys):
     connect(cluster.address, "local", timeout=20).close()
 
 
-def test_a_table_for_people(cluster, capsys):
+def test_a_table_for_people(cluster, server, capsys):
     assert main(["rpc-check", "--rpc", cluster.address, "--key", "no [such] key"]) == 1
     out = capsys.readouterr().out
     assert "What to do: Correct --key" in out
@@ -187,9 +187,9 @@ def test_a_device_that_the_server_lacks(cluster, server):
     assert "--opencl-device" in step.remedy
 
 
-def test_a_server_without_any_device(cluster, tmp_path):
+def test_a_server_without_any_device(cluster, start, tmp_path):
     environment = {**os.environ, "SMARTMEM_OPENCL_LIBRARY": str(tmp_path / "nothing.so")}
-    cluster.start("no-device", environment=environment)
+    start("no-device", environment=environment)
     step = ends_at(check(cluster.address, "no-device"), "device")
     assert "no OpenCL device" in step.found
     assert "nothing.so" in step.found
@@ -207,9 +207,9 @@ def test_a_compiler_that_is_not_there(cluster, server):
 
 # Steps that take long enough for the server to be gone before they end.
 @pytest.mark.parametrize("name", ["kernel", pytest.param("bandwidth", marks=pytest.mark.slow)])
-def test_a_server_that_is_killed(cluster, opencl_device, name):
+def test_a_server_that_is_killed(cluster, start, opencl_device, name):
     key = f"killed-{name}"
-    server = cluster.start(key)
+    server = start(key)
 
     def kill(step):
         if step == name:
@@ -223,8 +223,8 @@ def test_a_server_that_is_killed(cluster, opencl_device, name):
     assert children() <= before
 
 
-def test_a_server_that_hangs(cluster, opencl_device):
-    server = cluster.start("hanging")
+def test_a_server_that_hangs(cluster, start, opencl_device):
+    server = start("hanging")
     stopped = []
 
     def stop(step):
@@ -243,7 +243,7 @@ def test_a_server_that_hangs(cluster, opencl_device):
 
 
 @pytest.mark.slow
-def test_an_address_that_takes_no_session(cluster, opencl_device):
+def test_an_address_that_takes_no_session(cluster, server):
     """The tracker's address for the server leads to something that never answers."""
     with listener(b"") as address:
         host, port = address.split(":")
@@ -292,7 +292,7 @@ def upstream_server(cluster):
     process.wait(PATIENCE)
 
 
-def test_a_server_of_tvm(cluster, upstream_server):
+def test_a_server_of_tvm(cluster, server, upstream_server):
     step = ends_at(check(cluster.address, "upstream"), "runtime")
     assert "no OpenCL runtime" in step.found
     assert "smartmem_tvm.rpc.server" in step.remedy

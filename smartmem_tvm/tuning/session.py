@@ -9,6 +9,7 @@ on from there.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,8 @@ from .tasks import TuningTask
 HOPELESS = 5.0
 # Candidates of a round. A search learns between rounds; servers share the work of one.
 BATCH = 8
+# Schedules of a task that are measured again at the end, beside what the rules chose.
+FINALISTS = 2
 
 
 class Measuring(Protocol):
@@ -71,12 +74,12 @@ class TaskProgress:
     ----------
     task : TuningTask
         The task.
-    trials : int
-        Candidates so far, those of earlier sessions too.
-    start_s, best_s : float or None
-        Median seconds as the rules schedule it, and of the best schedule.
+    times : dict[Point, list[float]]
+        Seconds of every repeat of what was measured.
     statuses : Counter
-        Outcomes by status.
+        Candidates by status.
+    failed, wrong : set[Point]
+        Those that failed, and those whose results were wrong, at whatever measurement.
     rounds : int
         Rounds of candidates so far.
     exhausted : bool
@@ -84,23 +87,47 @@ class TaskProgress:
     """
 
     task: TuningTask
-    trials: int = 0
-    start_s: float | None = None
-    best_s: float | None = None
+    times: dict[Point, list[float]] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
+    failed: set[Point] = field(default_factory=set)
+    wrong: set[Point] = field(default_factory=set)
     rounds: int = 0
     exhausted: bool = False
 
-    def take(self, status: str, median: float | None, is_start: bool) -> None:
-        """Count an outcome."""
-        self.trials += 1
-        self.statuses[status] += 1
-        if median is None:
+    def take(self, point: Point | None, record: Record) -> None:
+        """Count an outcome; one of a point that is known already is no trial of its own."""
+        again = point is not None and (point in self.times or point in self.failed)
+        if not again:
+            self.statuses[record.status] += 1
+        if point is None:
             return
-        if is_start and self.start_s is None:
-            self.start_s = median
-        if self.best_s is None or median < self.best_s:
-            self.best_s = median
+        if record.seconds:
+            self.times.setdefault(point, []).extend(record.seconds)
+        else:
+            self.failed.add(point)
+        if record.status == "wrong":
+            self.wrong.add(point)
+
+    @property
+    def trials(self) -> int:
+        """Candidates so far, those of earlier sessions too."""
+        return sum(self.statuses.values())
+
+    def ranking(self) -> list[tuple[float, Point]]:
+        """Median seconds of what was never wrong, and the points, the fastest first."""
+        good = {p: times for p, times in self.times.items() if p not in self.wrong}
+        return sorted((statistics.median(times), point) for point, times in good.items())
+
+    @property
+    def start_s(self) -> float | None:
+        """Median seconds as the rules schedule it."""
+        times = self.times.get(self.task.space.start[0])
+        return statistics.median(times) if times else None
+
+    @property
+    def best_s(self) -> float | None:
+        """Median seconds of the best schedule."""
+        return next((seconds for seconds, _ in self.ranking()), None)
 
     @property
     def weight(self) -> float:
@@ -153,7 +180,7 @@ class TuningSession:
         self._searches = {
             own.task.key: make_strategy(strategy, own.task.space, seed) for own in self.progress
         }
-        self._begun = time.monotonic()
+        self._begun, self._measured = time.monotonic(), 0
         if known is not None:
             for own in self.progress:
                 self._resume(own, known)
@@ -201,10 +228,36 @@ class TuningSession:
             own.exhausted = not points
             if points:
                 self._round([(own, points)])
+        self._confirm()
+
+    def _confirm(self) -> None:
+        """Measure the best again, in turns with what the rules chose.
+
+        The least of many noisy times is too good. Records of a schedule count together, so that
+        the best is decided, and said to be faster, by times of one and the same while.
+        """
+        self._round([(own, points) for own, points in self._finalists() if len(points) > 1])
+
+    def _finalists(self) -> list[tuple[TaskProgress, list[Point]]]:
+        """Of each task the rules' schedule and the best."""
+        found = []
+        for own in self.progress:
+            if own.start_s is not None:
+                best = [point for _, point in own.ranking()[:FINALISTS]]
+                found.append((own, list(dict.fromkeys([own.task.space.start[0], *best]))))
+        return found
+
+    def _is_late(self) -> bool:
+        """Whether the time left is what confirming takes."""
+        if self.budget.seconds is None:
+            return False
+        each = self.elapsed_s / max(self._measured, 1)
+        again = sum(len(points) for _, points in self._finalists() if len(points) > 1)
+        return self.elapsed_s + each * again >= self.budget.seconds
 
     def _next(self) -> TaskProgress | None:
         """The task to give the next round to."""
-        if self.budget.seconds is not None and self.elapsed_s >= self.budget.seconds:
+        if self._is_late():
             return None
         open_tasks = [own for own in self.progress if not own.exhausted and self._room(1, own) > 0]
         if self.budget.per_task is not None:
@@ -236,7 +289,8 @@ class TuningSession:
             own, point = self._by_key[job.task], points[_name(job)]
             record = self._record(own, job, outcome)
             self._keep(record)
-            own.take(record.status, record.median, point == own.task.space.start[0])
+            self._measured += 1
+            own.take(point, record)
             measured.setdefault(job.task, []).append((point, record.median))
             if self._watch is not None:
                 self._watch(self)
@@ -278,7 +332,7 @@ class TuningSession:
                 point = space.point(Choice.from_dict(record.choice))
             except SmartMemError:  # of a version with other schedules: it counts as a trial only
                 point = None
-            own.take(record.status, record.median, point == space.start[0])
+            own.take(point, record)
             if point is not None:
                 points.append(point)
                 seconds.append(record.median)

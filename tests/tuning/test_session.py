@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -76,8 +77,8 @@ def test_the_rules_schedule_is_measured_first_and_the_best_is_found(strategy):
     one = task("one", 64)
     made, kept = session([one], Budget(trials=24), strategy=strategy)
     made.run()
-    assert len(kept) == 24
-    assert [record.trial for record in kept] == list(range(24))
+    assert made.trials == 24
+    assert [record.trial for record in kept[:24]] == list(range(24))
     assert kept[0].choice == one.space.choice(one.space.start[0]).to_dict()
     (progress,) = made.progress
     assert progress.start_s == kept[0].median
@@ -86,13 +87,58 @@ def test_the_rules_schedule_is_measured_first_and_the_best_is_found(strategy):
     assert len({record.choice_text for record in kept}) == 24
 
 
+def test_the_best_is_measured_again_beside_the_rules_schedule():
+    measurer = Formula()
+    one = task("one", 64)
+    made, kept = session([one], Budget(trials=12), measurer)
+    made.run()
+    again = kept[12:]
+    start = one.space.choice(one.space.start[0]).to_dict()
+    best = min(kept[:12], key=lambda record: record.median).choice
+    assert [record.choice for record in again[:1]] == [start]
+    assert best in [record.choice for record in again]
+    assert len(again) <= 3
+    assert made.trials == 12
+
+
+def test_a_lucky_time_does_not_win():
+    class Lucky(Formula):
+        """The fifth measurement looks ten times faster than it is."""
+
+        def measure(self, jobs, done):
+            def lucky(job, outcome):
+                if len(self.jobs) == 5:
+                    outcome.seconds = tuple(s / 100 for s in outcome.seconds[:1])
+                done(job, outcome)
+
+            super().measure(jobs, lucky)
+
+    measurer = Lucky()
+    made, kept = session([task("one", 64)], Budget(trials=12), measurer)
+    made.run()
+    (progress,) = made.progress
+    assert progress.best_s > 5 * kept[4].median
+
+
+def test_what_is_wrong_once_is_never_best():
+    measurer = Formula()
+    made, kept = session([task("one", 64)], Budget(trials=12), measurer)
+    measurer.fails = lambda choice: "wrong" if len(measurer.jobs) > 12 else None
+    made.run()
+    wrong = {record.choice_text for record in kept if record.status == "wrong"}
+    (progress,) = made.progress
+    assert wrong
+    best = progress.task.space.choice(progress.ranking()[0][1])
+    assert json.dumps(json.loads(json.dumps(best.to_dict())), sort_keys=True) not in wrong
+
+
 def test_rounds_go_where_the_time_is():
     small, large = task("small", 8), task("large", 800)
     made, kept = session([small, large], Budget(trials=66))
     made.run()
     shares = {own.task.name: own.trials for own in made.progress}
     assert shares["large"] > 4 * shares["small"] > 0
-    assert sum(shares.values()) == len(kept) == 66
+    assert sum(shares.values()) == made.trials == 66 <= len(kept)
 
 
 def test_calls_count_in_the_share():
@@ -122,6 +168,7 @@ def test_time_ends_a_session():
     made, kept = session([task("one", 8)], Budget(seconds=1e-9))
     made.run()
     assert len(kept) == 1
+    assert made.trials == 1
 
 
 @pytest.mark.parametrize("budget", [{}, {"trials": 0}, {"seconds": -1.0}, {"per_task": 0}])
@@ -137,7 +184,9 @@ def test_failures_cost_a_trial_and_nothing_else():
     assert {record.status for record in kept} == {"ok", "wrong"}
     best = min((record for record in kept if record.median), key=lambda record: record.median)
     assert best.choice.get("width", 1) != 16
-    assert made.progress[0].statuses["wrong"] == sum(r.status == "wrong" for r in kept)
+    assert made.progress[0].statuses["wrong"] == len(
+        {r.choice_text for r in kept if r.status == "wrong"}
+    )
 
 
 def test_a_record_is_kept_before_the_search_learns():
@@ -168,9 +217,9 @@ def test_a_session_goes_on_from_records(strategy, tmp_path):
     assert second.progress[0].best_s == first[0].progress[0].best_s
     assert second.progress[0].start_s == first[0].progress[0].start_s
     second.run()
-    assert len(more) == 10
-    assert not {r.choice_text for r in kept} & {r.choice_text for r in more}
-    assert [record.trial for record in more] == list(range(20, 30))
+    assert second.trials == 30
+    assert not {r.choice_text for r in kept} & {r.choice_text for r in more[:10]}
+    assert [record.trial for record in more[:10]] == list(range(20, 30))
 
 
 def test_records_of_other_schedules_count_as_trials_alone(tmp_path):
@@ -180,14 +229,15 @@ def test_records_of_other_schedules_count_as_trials_alone(tmp_path):
     strange = [type(kept[0]).from_dict({**kept[0].to_dict(), "choice": {"later": 1}})]
     second, more = session([one], Budget(trials=4), known=as_records(strange, tmp_path))
     second.run()
-    assert len(more) == 3
+    assert second.trials == 4
+    assert len({record.choice_text for record in more}) == 3
 
 
 def test_watching():
     seen = []
     made, _ = session([task("one", 64)], Budget(trials=9), watch=lambda s: seen.append(s.trials))
     made.run()
-    assert seen == list(range(1, 10))
+    assert seen[:9] == list(range(1, 10))
 
 
 def test_a_space_that_is_exhausted_ends_the_session():

@@ -7,12 +7,12 @@
        └──────────────────────────────── measured: learn ◄──────────────────────────────┘
 
 A direction is one knob some values up or down. Points of the pool are started from with a chance
-that falls with their distance to the best, exp(-γ (E* - E) / E*), where E is performance, the
+that falls with their distance to the best, exp(-gamma (E* - E) / E*), where E is performance, the
 reciprocal of time. What directions are worth comes from a network that has seen what they led to
 elsewhere. Each starting point walks to one new point per round, so that a round is a batch.
 
 From "FlexTensor: An Automatic Schedule Exploration and Optimization Framework for Tensor
-Computation on Heterogeneous System" (Zheng et al., ASPLOS 2020), section 5. Unlike there, every
+Computation on Heterogeneous System" (Zheng et al., ASPLOS 2020). Unlike there, every
 pair of measured neighbours is a lesson, whichever way the search came to them.
 """
 
@@ -26,19 +26,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .random_search import RandomPoints
-from .strategy import KINDS, Point, SearchSpace, scaled
+from .strategy import Point, SearchSpace, scaled
 from .value_network import ValueNetwork
 
 # Knobs of at least so many values have directions of a longer step, a quarter of the values.
 _LARGE = 6
+# Chance of a random new point while nothing is measured.
+_FRESH_AT_FIRST = 0.5
 # Measured points that a walk may pass through, and walks that may fail before a point is drawn.
-_HOPS = 4
+_HOPS = 2
 _WALKS = 4
 # Measured points between two trainings; how often the target network is renewed in one, the steps
 # between, and the lessons of a step.
-_TRAIN_EVERY = 16
-_RENEWALS = 4
-_STEPS = 25
+_TRAIN_EVERY = 8
+_RENEWALS = 3
+_STEPS = 15
 _BATCH = 64
 
 
@@ -60,10 +62,10 @@ class Settings:
         Whether the network chooses directions; all are random otherwise.
     """
 
-    gamma: float = 8.0
+    gamma: float = 24.0
     epsilon: float = 0.2
-    fresh: float = 0.1
-    discount: float = 0.5
+    fresh: float = 0.2
+    discount: float = 0.2
     learning: bool = True
 
 
@@ -86,7 +88,6 @@ class Explorer:
         self._generator = np.random.default_rng(seed)
         self._random = RandomPoints(space, self._generator)
         self._directions = _directions(space.sizes)
-        self._kinds = [space.kinds[knob] for knob, _ in self._directions]
         shape = len(space.sizes), len(self._directions)
         self._network = ValueNetwork(*shape, self._generator)
         self._target = ValueNetwork(*shape, self._generator)
@@ -127,7 +128,9 @@ class Explorer:
 
     def _next(self) -> Point | None:
         """A point that was not seen: at the end of a walk or drawn; the other where one fails."""
-        if self._generator.random() < self._settings.fresh:
+        # Walks of the first batch all start from the same few points.
+        fresh = self._settings.fresh if self._reward else _FRESH_AT_FIRST
+        if self._generator.random() < fresh:
             return self._random.draw(self._seen) or self._walks()
         return self._walks() or self._random.draw(self._seen)
 
@@ -170,10 +173,6 @@ class Explorer:
 
     def _choose(self, point: Point, directions: list[int]) -> int:
         if not self._settings.learning or self._generator.random() < self._settings.epsilon:
-            # The subspace first: otherwise the one with the most knobs would get most trials.
-            kinds = [kind for kind in KINDS if kind in {self._kinds[d] for d in directions}]
-            kind = kinds[int(self._generator.integers(len(kinds)))]
-            directions = [d for d in directions if self._kinds[d] == kind]
             return directions[int(self._generator.integers(len(directions)))]
         values = self._network.values(self._rows([point]))[0]
         return max(directions, key=lambda direction: float(values[direction]))

@@ -44,7 +44,7 @@ class ValueNetwork:
         inputs: int,
         outputs: int,
         generator: np.random.Generator,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
     ) -> None:
         self.parameters: list[NDArray[Any]] = []
         for fan_in, fan_out in pairwise((inputs, *_HIDDEN, outputs)):

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferLoad, ForKind
 
 from smartmem_tvm.analysis.expressions import const, dtype_of, substitute, uses
@@ -16,6 +17,8 @@ from .grid import Grid
 from .lanes import Lane
 from .statements import both, loop, sequence, when
 from .tile import Tile
+
+WIDE = ("int64", "uint64")
 
 
 class Writer(Builder):
@@ -59,6 +62,9 @@ class Writer(Builder):
         simple = self.analyzer.simplify
         before = Prelude()
         value = by_arithmetic(value, lambda e: self._kept(e, None, before))
+        if dtype_of(buffer) in WIDE and not isinstance(value, TensorLoad):
+            # Else it is computed as wide as it is stored, also where fewer bits hold it.
+            value = self._once(value, before)
         body = tirx.BufferStore(buffer, value, [simple(i) for i in indices])
         return when(condition, sequence([*before.statements, body]))
 

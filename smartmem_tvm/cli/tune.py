@@ -95,10 +95,11 @@ def run(args: argparse.Namespace) -> int:
     from ..tuning.records_file import RecordsFile
     from ..tuning.reference import write_task
     from ..tuning.session import TuningSession
-    from ..tuning.strategies import DEFAULT
+    from ..tuning.strategies import DEFAULT, check_strategy
     from ..tuning.tasks import list_tasks
 
     budget = _budget(args)
+    check_strategy(args.strategy or DEFAULT)
     profile = _profile(args)
     with options.progress() as stage:
         imported = _import(args, stage)
@@ -215,7 +216,7 @@ def _watching(args: argparse.Namespace) -> Iterator[Callable[[TuningSession], No
 
             yield update
         return
-    last = [0.0]
+    last = [time.monotonic()]
 
     def say(session: TuningSession) -> None:
         now = time.monotonic()

@@ -236,7 +236,8 @@ class TuningSession:
         The least of many noisy times is too good. Records of a schedule count together, so that
         the best is decided, and said to be faster, by times of one and the same while.
         """
-        self._round([(own, points) for own, points in self._finalists() if len(points) > 1])
+        if self._measured:
+            self._round([(own, points) for own, points in self._finalists() if len(points) > 1])
 
     def _finalists(self) -> list[tuple[TaskProgress, list[Point]]]:
         """Of each task the rules' schedule and the best."""

@@ -17,25 +17,24 @@ STRATEGIES = {
 DEFAULT = "evolution"
 
 
+def check_strategy(name: str) -> None:
+    """Raise SmartMemError for a name that is none, or where a search's library is missing."""
+    if name not in STRATEGIES:
+        raise SmartMemError(f"there is no strategy '{name}': choose from {', '.join(STRATEGIES)}.")
+    if name == "evolution" and find_spec("xgboost") is None:
+        raise SmartMemError(
+            "strategy 'evolution' needs XGBoost: pip install 'smartmem-tvm[tuning]', or choose "
+            "--strategy explorer."
+        )
+
+
 def make_strategy(name: str, space: SearchSpace, seed: int) -> Strategy:
-    """A search of a space.
-
-    Raises
-    ------
-    SmartMemError
-        For a name that is none, or where the search's library is not installed.
-    """
-    if name == "evolution":
-        if find_spec("xgboost") is None:
-            raise SmartMemError(
-                "strategy 'evolution' needs XGBoost: pip install 'smartmem-tvm[tuning]', or "
-                "choose --strategy explorer."
-            )
-        from .evolution import Evolution
-
-        return Evolution(space, seed)
+    """A search of a space; raises as :func:`check_strategy` does."""
+    check_strategy(name)
     if name == "explorer":
         return Explorer(space, seed)
     if name == "random":
         return RandomSearch(space, seed)
-    raise SmartMemError(f"there is no strategy '{name}': choose from {', '.join(STRATEGIES)}.")
+    from .evolution import Evolution
+
+    return Evolution(space, seed)

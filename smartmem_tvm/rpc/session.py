@@ -86,7 +86,14 @@ class Remote:
         self.close()
 
 
-def connect(tracker: str, key: str, *, device: int = 0, timeout: float = DEFAULT_TIMEOUT) -> Remote:
+def connect(
+    tracker: str,
+    key: str,
+    *,
+    device: int = 0,
+    timeout: float = DEFAULT_TIMEOUT,
+    session_limit: float | None = None,
+) -> Remote:
     """Open a session with a server that is registered under ``key``.
 
     Parameters
@@ -99,6 +106,8 @@ def connect(tracker: str, key: str, *, device: int = 0, timeout: float = DEFAULT
         Index of the OpenCL device on the server.
     timeout : float
         Seconds to wait for the tracker to answer and for a server to become free.
+    session_limit : float, optional
+        Seconds after which the server ends the session, whatever it does then; never when None.
 
     Raises
     ------
@@ -112,7 +121,7 @@ def connect(tracker: str, key: str, *, device: int = 0, timeout: float = DEFAULT
     deadline = time.monotonic() + timeout
     url, port, match_key = _request(address, tracker, key, deadline, timeout)
     try:
-        session = rpc.connect(url, port, match_key)
+        session = rpc.connect(url, port, match_key, session_timeout=session_limit or 0)
     except (tvm.error.RPCError, tvm.error.InternalError, RuntimeError, OSError) as error:
         raise DeviceError(
             f"RPC tracker {tracker} names the server {url}:{port} for key '{key}', which cannot "

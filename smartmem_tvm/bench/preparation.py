@@ -50,7 +50,7 @@ class PreparedModel:
 
 def runner_folder(folder: Path, label: str) -> Path:
     """Folder of a runner below the model's."""
-    return folder / label.replace(":", "-")
+    return folder / label.replace(":", "-").replace("/", "-")
 
 
 def prepare_model(
@@ -99,6 +99,7 @@ def _runner_key(choice: Choice, settings: Settings, environment: dict[str, Any])
         "runner": choice.label,
         "entry": choice.entry,
         "code": code_digest((*Prepare.PARTS, runner.__module__.partition(".")[2], *runner.PARTS)),
+        **runner.made_from(choice.options),
         **settings.compilation(),
         "versions": environment["versions"],
         "opencl": environment["opencl_device"],

@@ -246,7 +246,8 @@ def _line(session: TuningSession) -> str:
         text += f", kernels {1e3 * best:.3f} ms, {before / best:.3f} times faster than untuned"
     part = _part(session)
     if part > 0:
-        text += f", {session.elapsed_s * (1 - part) / part / 60:.0f} min left"
+        minutes, seconds = divmod(round(session.elapsed_s * (1 - part) / part), 60)
+        text += f", {minutes}:{seconds:02d} left"
     return text
 
 

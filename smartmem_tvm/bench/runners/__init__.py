@@ -102,14 +102,14 @@ def parse_choice(text: str) -> Choice:
     offered = load_class(entry).OPTIONS
     options = {}
     for switch in switches:
-        key, separator, value = switch.partition("=")
+        key, _, value = switch.partition("=")
         if key not in offered:
             has = f"it has {', '.join(offered)}" if offered else "it has none"
             raise SmartMemError(f"runner '{name}' has no switch '{key}': {has}.")
-        if not separator or value not in offered[key]:
+        if not value or (offered[key] and value not in offered[key]):
             raise SmartMemError(
                 f"switch '{key}' of runner '{name}' cannot be '{value}': use "
-                f"{' or '.join(offered[key])}."
+                f"{' or '.join(offered[key]) or 'a file'}."
             )
         options[key] = value
     return Choice(text, name, entry, options, disable)

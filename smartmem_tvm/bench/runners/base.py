@@ -117,7 +117,8 @@ class Runner:
     """
 
     OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Switches and their values; the first is what holds when the switch is not given."""
+    """Switches and their values; the first is what holds when the switch is not given. A switch
+    without values takes the path of a file."""
 
     PACKAGE: ClassVar[str | None] = None
     """Module that has to be installed."""
@@ -145,6 +146,11 @@ class Runner:
     def dtype(cls, dtype: str, options: Mapping[str, str]) -> str:
         """Storage type in which this runner computes, where the command says ``dtype``."""
         return "float32"
+
+    @classmethod
+    def made_from(cls, options: Mapping[str, str]) -> dict[str, str]:
+        """What files of switches hold: prepared again when it changes."""
+        return {}
 
     def prepare(self, case: Case) -> Facts:
         """Do all that takes long and needs doing once, and leave the result in the folder."""

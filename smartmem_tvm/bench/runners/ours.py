@@ -16,7 +16,10 @@ _FOLDER = "artefact"
 class SmartMem(Runner):
     """A model compiled by :func:`smartmem_tvm.compile`, stored and loaded as an artefact."""
 
-    OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {"dtype": ("float32", "float16")}
+    OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "dtype": ("float32", "float16"),
+        "records": (),
+    }
     PARTS: ClassVar[tuple[str, ...]] = ("",)
     REMOTE: ClassVar[bool] = True
 
@@ -24,6 +27,14 @@ class SmartMem(Runner):
     def dtype(cls, dtype: str, options: Mapping[str, str]) -> str:
         """The switch wins over what the command says for all."""
         return options.get("dtype", dtype)
+
+    @classmethod
+    def made_from(cls, options: Mapping[str, str]) -> dict[str, str]:
+        """The records of tuned schedules."""
+        from ...tuning.records_file import read_records
+
+        file = options.get("records")
+        return {} if file is None else {"records": read_records(file).digest}
 
     def prepare(self, case: Case) -> Facts:
         """Compile and export."""
@@ -40,6 +51,7 @@ class SmartMem(Runner):
                 rpc=remote,
                 linker=case.linker,
                 disable=case.disable,
+                records=case.options.get("records"),
             )
         finally:
             if remote is not None:
@@ -53,6 +65,7 @@ class SmartMem(Runner):
             details={
                 "profile": manifest.profile_name,
                 "disabled": list(case.disable),
+                "tuned": len(manifest.tuned),
                 "stages_s": dict(manifest.stages_s),
             },
         )

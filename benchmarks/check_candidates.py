@@ -1,8 +1,8 @@
 """Whether every schedule of the spaces is legal: ``candidates.json``.
 
-Random points of the spaces of the zoo's kernels are scheduled and built, and held against the limits of
-the profile: source, work-group, local memory, arguments. Nothing is run. A point that a space calls
-legal and that cannot be built is a fault. Goes on where it was interrupted.
+Random points of the spaces of the zoo's kernels are scheduled and built, and held against the
+limits of the profile: source, work-group, local memory, arguments. Nothing is run. A point that a
+space calls legal and that cannot be built is a fault. Goes on where it was interrupted.
 
     python benchmarks/check_candidates.py                       10,000 of each built-in profile
     python benchmarks/check_candidates.py --profiles cpu --count 200 --seed 7

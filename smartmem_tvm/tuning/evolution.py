@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import s_tir
+from tvm import s_tir, te
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
-from tvm.script import tirx as T
 
 from .cost_model import CostModel
 from .random_search import RandomSearch
@@ -38,12 +37,10 @@ LATER_S = 1.0
 STEP, SECOND = 0.6, 0.3
 
 
-@T.prim_func(private=True, s_tir=True)
-def _nothing(A: T.Buffer((1,), "float32")):
-    with T.sblock("root"):
-        T.reads()
-        T.writes()
-        T.evaluate(0)
+def _nothing() -> tvm.IRModule:
+    """A module whose root takes annotations."""
+    a = te.placeholder((1,))
+    return tvm.IRModule({"main": te.create_prim_func([a, te.compute((1,), lambda i: a[i])])})
 
 
 class Evolution:
@@ -78,7 +75,7 @@ class Evolution:
         self._first = [*space.start]
         logger = logging.getLogger(f"{__name__}.metaschedule")
         logger.setLevel(logging.WARNING)
-        self._mod = tvm.IRModule({"main": _nothing.with_attr("global_symbol", "main")})
+        self._mod = _nothing()
         self._model = CostModel(space, seed, warm_up)
         self._chance = RandomSearch(space, seed)
         self._database = ms.database.MemoryDatabase()

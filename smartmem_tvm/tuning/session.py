@@ -309,7 +309,7 @@ class TuningSession:
             profile=self.profile,
             device=outcome.device or "unknown",
             driver=outcome.driver,
-            choice=job.choice.to_dict(),
+            choice={} if job.choice is None else job.choice.to_dict(),
             status=outcome.status,
             seconds=tuple(outcome.seconds),
             error=outcome.error,

@@ -85,12 +85,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="RPC servers to use at a time (default: all with the key)",
     )
     parser.add_argument("--plot", metavar="FILE.svg", help="draw best-so-far over trials")
+    parser.add_argument(
+        "--host",
+        metavar="TRIPLE",
+        help="machine that drives the device behind --rpc, such as aarch64-linux-android "
+        "(default: this one)",
+    )
     options.add_common(parser)
     options.add_rpc(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Tune; exit code 1 when nothing could be measured."""
+    from ..linking import check_host, find_linker
     from ..tuning.measure import MeasureLimits, Measurer
     from ..tuning.records_file import RecordsFile
     from ..tuning.reference import write_task
@@ -100,10 +107,13 @@ def run(args: argparse.Namespace) -> int:
 
     budget = _budget(args)
     check_strategy(args.strategy or DEFAULT)
+    if args.host is not None:
+        check_host(args.host)
+        find_linker(args.host, None)
     profile = _profile(args)
     with options.progress() as stage:
         imported = _import(args, stage)
-        target = profile.target()
+        target = profile.target(args.host)
         found = list_tasks(imported.mod, target, args.dtype, progress=stage)
     tasks = _chosen(found.tasks, args.tasks)
     if not tasks:

@@ -80,6 +80,7 @@ def test_records_of_a_tuned_model_are_shown(workplace, smartmem, smartmem_json, 
         (["--minutes", "-1"], "budget"),
         (["--trials", "3", "--tasks", "none"], "no kernel 'none'"),
         (["--rpc", "127.0.0.1:1"], "--key"),
+        (["--trials", "3", "--host", "nowhere"], "nowhere"),
         (["--trials", "3", "--device", "nothing"], "nothing"),
     ],
 )

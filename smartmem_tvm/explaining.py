@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 import tvm
@@ -32,6 +33,8 @@ from .analysis.tensor_layouts import (
 )
 from .passes import ClassifyOperators, PlanMemory, SelectLayouts
 from .pipeline import pipeline_stages
+from .tuning.recorded_rule import Tuned, schedules_of
+from .tuning.records import Records
 
 CALLS = [tvm.ir.Op.get(name) for name in ("relax.call_tir", "relax.call_tir_inplace")]
 # Kernels that a graph may have beyond those that reduce and the opaque ones.
@@ -88,6 +91,8 @@ class Explanation:
     memory: Memory = field(default_factory=Memory)
     # What the operators' results are stored as and why, where float16 was asked for.
     half: tuple[Choice, ...] = ()
+    # Of each function: its rule, what it chose, and the record that it is from.
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def operand_readings(self) -> dict[str, int]:
@@ -153,6 +158,7 @@ def explain(
     dtype: str = "float32",
     disable: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
+    records: str | PathLike[str] | Records | None = None,
 ) -> Explanation:
     """Run the pipeline up to scheduled kernels and collect what its passes decided.
 
@@ -164,14 +170,17 @@ def explain(
         As for :func:`smartmem_tvm.pipeline.pipeline_stages`.
     progress
         Called with the name of each stage before it starts.
+    records
+        Tuned schedules, as for :func:`smartmem_tvm.compiler.compile`.
     """
     operators: list[_Operator] = []
     decisions: list[Decision] = []
     seconds: dict[str, float] = {}
     divisions: dict[str, int] = {}
     half: tuple[Choice, ...] = ()
+    tuned = Tuned.read(records)
     with target:
-        for name, passes in pipeline_stages(target, dtype, disable):
+        for name, passes in pipeline_stages(target, dtype, disable, tuned.rules):
             if name == "lower":
                 break
             if progress is not None:
@@ -206,6 +215,7 @@ def explain(
         count(how for _, _, gv in calls for how in scheduled[gv].values()),
         memory,
         half,
+        schedules_of(mod),
     )
 
 

@@ -55,12 +55,18 @@ one makes a test fail and the workaround is removed.
    part of a work-group. Workaround: targets of profiles have ``thread_warp_size`` 1.
 18. The OpenCL generator takes two texels that it writes for one where their texts are equal and a
    register has changed: wrong values. Workaround: :class:`smartmem_tvm.passes.BindTexels`.
+19. ``TuneContext`` imports ``tvm.s_tir.tensor_intrin``, which parses some 500 functions for other
+   targets: 5 to 30 seconds of a process. `python/tvm/s_tir/meta_schedule/tune_context.py`.
+   Workaround: :func:`without_tensor_intrinsics`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import tvm
@@ -83,6 +89,20 @@ OPENCL_FUNCTIONS = (
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "copysign", "hypot", "log1p",
     "nextafter", "tan",
 )  # fmt: skip
+
+
+@contextmanager
+def without_tensor_intrinsics() -> Iterator[None]:
+    """Let a ``TuneContext`` be made without TVM's tensor intrinsics, unless they are there."""
+    name = "tvm.s_tir.tensor_intrin"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = ModuleType(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @functools.cache

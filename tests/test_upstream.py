@@ -16,6 +16,7 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.ir.expr import TensorLoad
 from tvm.s_tir import dlight
+from tvm.s_tir.meta_schedule import tune_context
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -34,6 +35,7 @@ from smartmem_tvm.upstream import (
     adreno_tir_pipeline,
     nonnegative_dividends,
     truncate_divisions,
+    without_tensor_intrinsics,
 )
 
 sys.path.insert(0, str(Path(__file__).parent / "passes"))
@@ -446,3 +448,13 @@ def test_fault_18_equal_texts_of_texels():
     source = _built_by_upstream(two_texels()).imports[0].inspect_source()
     assert source.count("write_imagef") == 2
     assert len(re.findall(r"float4 v_\w* =", source)) == 1, f"{MENDED} 18"
+
+
+def test_fault_19_intrinsics_of_other_targets():
+    path = Path(tune_context.__file__)
+    assert "import tvm.s_tir.tensor_intrin" in path.read_text(encoding="utf-8")
+    name = "tvm.s_tir.tensor_intrin"
+    there = name in sys.modules
+    with without_tensor_intrinsics():
+        assert name in sys.modules
+    assert (name in sys.modules) == there

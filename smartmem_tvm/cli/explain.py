@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also list every operator with its class, its fate and its kernel",
     )
     options.add_disable(parser)
+    options.add_records(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +37,12 @@ def run(args: argparse.Namespace) -> int:
         imported = import_model(args.model, shapes=options.shapes(args))
         profile = resolve_profile(args.device, args.opencl_device)
         found = explain(
-            imported.mod, profile.target(None), args.dtype, args.disable, progress=progress
+            imported.mod,
+            profile.target(None),
+            args.dtype,
+            args.disable,
+            progress=progress,
+            records=args.records,
         )
     launches = sum(kernel.calls for kernel in found.kernels)
     layout_launches = sum(kernel.calls for kernel in found.kernels if kernel.layout_only)
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
                 "traffic_bytes": traffic,
                 "fates": found.fates,
                 "per_kernel": found.kernels,
+                "schedules": found.schedules,
                 "stages_s": found.stages_s,
             }
         )
@@ -114,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         tables.append(report.operator_table(kept, "Kept, and why"))
     tables += [
         *_layout_tables(found),
-        report.kernel_table(found.kernels),
+        report.kernel_table(found.kernels, found.schedules),
         report.summary_table("Seconds by stage", found.stages_s),
     ]
     options.show(*tables)

@@ -36,18 +36,22 @@ def tensor_table(title: str, specs: Iterable[TensorSpec]) -> Table:
     return table
 
 
-def kernel_table(kernels: Sequence[KernelInfo]) -> Table:
-    """Every device kernel with its launches and footprint."""
-    table = plain_table(
-        "Kernels",
-        [("kernel", "left"), ("launches", "right"), ("layout only", "left"), ("KiB", "right")],
-    )
+def kernel_table(
+    kernels: Sequence[KernelInfo], schedules: Mapping[str, Mapping[str, Any]] | None = None
+) -> Table:
+    """Every device kernel with its launches, its footprint, and the rule that scheduled it."""
+    columns = [("kernel", "left"), ("launches", "right"), ("layout only", "left"), ("KiB", "right")]
+    rules = {name: str(made["rule"]) for name, made in (schedules or {}).items()}
+    if rules:
+        columns.append(("schedule", "left"))
+    table = plain_table("Kernels", columns)
     for kernel in kernels:
         table.add_row(
             escape(kernel.name),
             str(kernel.calls),
             "yes" if kernel.layout_only else "",
             "symbolic" if kernel.footprint_bytes is None else kib(kernel.footprint_bytes),
+            *([rules.get(kernel.func, "")] if rules else []),
         )
     return table
 

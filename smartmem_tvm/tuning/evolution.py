@@ -23,6 +23,7 @@ from tvm import s_tir, te
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
+from ..upstream import without_tensor_intrinsics
 from .cost_model import CostModel
 from .random_search import RandomSearch
 from .strategy import Point, SearchSpace
@@ -80,26 +81,27 @@ class Evolution:
         self._chance = RandomSearch(space, seed)
         self._database = ms.database.MemoryDatabase()
         self._workload = self._database.commit_workload(self._mod)
-        self._context = ms.TuneContext(
-            self._mod,
-            target=tvm.target.Target("opencl"),
-            space_generator=ms.space_generator.ScheduleFn(
-                self._sample,
-                sch_rules=[],
-                postprocs=[_Legal(space)],
-                mutator_probs={_Mutation(space, self._rng): 1.0},
-            ),
-            search_strategy=ms.search_strategy.EvolutionarySearch(
-                population_size=population,
-                init_min_unmeasured=population // 4,
-                genetic_num_iters=generations,
-                eps_greedy=0.1,
-            ),
-            task_name="task",
-            rand_state=seed + 1,
-            num_threads=1,  # the callbacks are in Python
-            logger=logger,
-        )
+        with without_tensor_intrinsics():
+            self._context = ms.TuneContext(
+                self._mod,
+                target=tvm.target.Target("opencl"),
+                space_generator=ms.space_generator.ScheduleFn(
+                    self._sample,
+                    sch_rules=[],
+                    postprocs=[_Legal(space)],
+                    mutator_probs={_Mutation(space, self._rng): 1.0},
+                ),
+                search_strategy=ms.search_strategy.EvolutionarySearch(
+                    population_size=population,
+                    init_min_unmeasured=population // 4,
+                    genetic_num_iters=generations,
+                    eps_greedy=0.1,
+                ),
+                task_name="task",
+                rand_state=seed + 1,
+                num_threads=1,  # the callbacks are in Python
+                logger=logger,
+            )
         self._started = False
 
     def propose(self, count: int) -> list[Point]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
 from tvm.target import Target
 
 from ..errors import SmartMemError
-from ..schedules import RuleDeclined
-from ..schedules.choice import Choice, schedule_by
+from ..schedules import RuleDeclined, refusals, rule_of
+from ..schedules.choice import Choice, choice_of, schedule_by
 from .records import Records
 from .records_file import read_records
 from .tasks import task_key
@@ -69,6 +70,26 @@ def tuned_functions(mod: tvm.IRModule) -> dict[str, str]:
         for gv, func in mod.functions.items()
         if isinstance(func, tirx.PrimFunc) and TASK in func.attrs
     }
+
+
+def schedules_of(mod: tvm.IRModule) -> dict[str, dict[str, Any]]:
+    """What each scheduled function was scheduled by.
+
+    ``rule``: which rule; ``choice``: what it chose, None for rules of TVM; ``task``: the key of the
+    record that it is from, None where a rule chose; ``refusals``: why earlier rules did not fit.
+    """
+    found = {}
+    for gv, func in mod.functions.items():
+        rule = rule_of(func) if isinstance(func, tirx.PrimFunc) else None
+        if rule is not None:
+            choice, task = choice_of(func), func.attrs.get(TASK)
+            found[gv.name_hint] = {
+                "rule": rule,
+                "choice": None if choice is None else choice.to_dict(),
+                "task": None if task is None else str(task),
+                "refusals": refusals(func),
+            }
+    return found
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,7 @@ def test_a_server_that_is_killed(cluster, start, opencl_device, name):
     assert children() <= before
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs(cluster, start, opencl_device):
     server = start("hanging")
     stopped = []

@@ -114,6 +114,7 @@ def test_planted_kernels_cost_a_trial_each(measure, planted):
 
 
 @pytest.mark.device
+@pytest.mark.slow
 def test_a_hang_ends_at_the_limit(measure, planted):
     jobs = [Job("doubled", plants.plant(plants.HANG)), DOUBLED]
     (_, hung), (_, right) = measure(jobs, builder=planted, seconds=15.0)

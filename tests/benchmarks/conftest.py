@@ -1,9 +1,10 @@
-"""Scripts of benchmarks/kernels as modules."""
+"""Scripts of benchmarks/kernels and benchmarks/tuning as modules."""
 
 import sys
 from pathlib import Path
 
-KERNELS = Path(__file__).parents[2] / "benchmarks" / "kernels"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-if str(KERNELS) not in sys.path:
-    sys.path.append(str(KERNELS))
+for folder in map(str, (BENCHMARKS / "kernels", BENCHMARKS / "tuning")):
+    if folder not in sys.path:
+        sys.path.append(folder)

@@ -104,7 +104,7 @@ def test_an_edited_manifest(folder, no_library):
 def test_paths_that_lead_elsewhere(folder, no_library, name):
     entry = {"sha256": "0" * 64, "size": 1}
     edit_manifest(folder, lambda body: body["files"].update({name: entry}))
-    with pytest.raises(ArtifactError, match=r"does not follow format 2 .*file name"):
+    with pytest.raises(ArtifactError, match=r"does not follow format 3 .*file name"):
         Artifact.load(folder)
 
 
@@ -125,7 +125,7 @@ def test_paths_that_lead_elsewhere(folder, no_library, name):
 )
 def test_a_manifest_of_another_shape(folder, no_library, change):
     edit_manifest(folder, change)
-    with pytest.raises(ArtifactError, match="does not follow format 2"):
+    with pytest.raises(ArtifactError, match="does not follow format 3"):
         Artifact.load(folder)
 
 

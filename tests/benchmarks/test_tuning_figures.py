@@ -167,6 +167,7 @@ def test_fewer_are_drawn_where_there_are_no_more(pools, tmp_path):
 
 
 def test_the_plot_is_the_same_for_the_same_results(tmp_path):
+    pytest.importorskip("matplotlib")
     from tuning_plot import draw_curves
 
     results = Results({"trials": 8}, {}, units=units(unit("a"), unit("a", "explorer", 1)))

@@ -45,6 +45,7 @@ def test_a_session_goes_on_where_the_last_one_ended(workplace, smartmem_json, op
 
 
 @device
+@pytest.mark.slow
 def test_one_task_alone(workplace, smartmem, smartmem_json, opencl_device):
     rows = smartmem_json(*TUNE, "--trials", 2)["tasks"]
     chosen = smartmem_json(*TUNE, "--tasks", rows[1]["name"], "--trials-per-task", 3)["tasks"]
@@ -56,6 +57,7 @@ def test_one_task_alone(workplace, smartmem, smartmem_json, opencl_device):
 
 
 @device
+@pytest.mark.slow
 def test_a_plot(workplace, smartmem, opencl_device):
     pytest.importorskip("matplotlib")
     code, _, err = smartmem(*TUNE, "--trials", 4, "--plot", "p.svg")
@@ -65,6 +67,7 @@ def test_a_plot(workplace, smartmem, opencl_device):
 
 
 @device
+@pytest.mark.slow
 def test_records_of_a_tuned_model_are_shown(workplace, smartmem, smartmem_json, opencl_device):
     smartmem_json(*TUNE, "--trials", 4)
     shown = smartmem_json("records", "show", "r.jsonl")

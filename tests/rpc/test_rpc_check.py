@@ -41,7 +41,15 @@ def start(cluster):
 
 
 def children():
-    return set(psutil.Process().children(recursive=True))
+    """Processes that run; what has ended may not have been waited for yet."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def walk(tracker, key="local", timeout=1.0):

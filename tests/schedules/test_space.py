@@ -97,7 +97,7 @@ def test_the_rules_schedule_comes_first(make, profile):
 @pytest.mark.parametrize("make", KERNELS)
 def test_canonical_points_stand_for_themselves(make, profile):
     space = space_of(make(), profile)
-    points = legal_points(space, 40)
+    points = legal_points(space, 20)
     assert points
     for point in points:
         assert space.canonical(point) == point
@@ -116,7 +116,7 @@ def test_no_two_points_are_one_schedule(make):
 def test_groups_are_within_the_device(make, profile):
     space = space_of(make(), profile)
     most = load_profile(profile).work_group.max_size
-    for point in legal_points(space, 40, seed=1):
+    for point in legal_points(space, 20, seed=1):
         tile = space.choice(point).tile
         assert max(tile.group, tile.team, np.prod([n for _, n in tile.shape] or [1])) <= most
         assert tile.local_bytes <= load_profile(profile).local_memory.bytes
@@ -169,7 +169,7 @@ def test_every_schedule_computes_the_same(make, profile, opencl_device):
     inputs = [normal(*shape, seed=number) for number, shape in enumerate(inputs)]
     empty = [np.zeros(output, "float32")]
     (expected,) = run(schedule(func, profile), inputs, empty, opencl_device, profile)
-    for point in legal_points(space, 5, seed=7):
+    for point in legal_points(space, 3, seed=7):
         choice = space.choice(point)
         made = schedule_by(func, choice).mod["main"].with_attr("global_symbol", "main")
         (ours,) = run(made, inputs, empty, opencl_device, profile)

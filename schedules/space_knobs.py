@@ -10,6 +10,7 @@ from typing import Any
 from .choice import Choice
 from .cost import Costs
 from .limits import ScheduleLimits
+from .row_reduction import rows_of
 
 # Sizes of a tile along an axis of its rows.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
@@ -45,8 +46,12 @@ def knobs_of(
 ) -> list[tuple[str, str, list[Any]]]:
     """Names, kinds and values of all knobs; those of the schedules to begin with are in."""
     most = max(len(costs.extents) for costs in variants.values())
-    axes = [None, *(d for d in range(most) if any(_long(c, d) for c in variants.values()))]
-    kernel = next(iter(variants.values())).kernel
+    every = list(variants.values())
+    axes = [None, *(d for d in range(most) if any(_is_free(c, d) for c in every))]
+    # A work-item that loops over rows has none in registers.
+    in_registers = any(not _loops(c) for c in every)
+    row_axes, row_sizes = (axes, SIZES) if in_registers else ([None], (1,))
+    kernel = every[0].kernel
     reductions = bool(kernel.reductions)
     simt = limits.lock_step
     group = [1 << bit for bit in range(limits.max_group.bit_length())]
@@ -54,21 +59,21 @@ def knobs_of(
     widest = max(limits.vector_width, limits.register_tile[1])
     widths = [n for n in WIDTHS if n <= widest]
     row_bytes = [0, limits.row_bytes] if reductions else [0]
-    deepest = max((_reduced(work) for c in variants.values() for work in c.work), default=0)
+    deepest = max((_reduced(work) for c in every for work in c.work), default=0)
     boxes = [choice.tile.shape for choice in start if choice.tile.shape]
     given = [values for choice in start if (values := values_of(choice)) is not None]
 
     def known(name: str, values: Sequence[Any]) -> list[Any]:
-        every = dict.fromkeys([*values, *(each[name] for each in given)])
-        return sorted(every, key=lambda n: (n is not None, n if n is not None else 0))
+        both = dict.fromkeys([*values, *(each[name] for each in given)])
+        return sorted(both, key=lambda n: (n is not None, n if n is not None else 0))
 
     return [
         ("order", "reorder", known("order", sorted({order for order, _ in variants}))),
         ("fused", "fuse", [True, False]),
-        ("rows_1", "split", axes),
-        ("size_1", "split", known("size_1", SIZES)),
-        ("rows_2", "split", axes),
-        ("size_2", "split", known("size_2", SIZES)),
+        ("rows_1", "split", row_axes),
+        ("size_1", "split", known("size_1", row_sizes)),
+        ("rows_2", "split", row_axes),
+        ("size_2", "split", known("size_2", row_sizes)),
         ("lane", "split", axes),
         ("width", "split", known("width", widths)),
         ("inner", "reorder", _nests(variants, [*(each["inner"] for each in given)])),
@@ -128,8 +133,14 @@ def values_of(choice: Choice) -> dict[str, Any] | None:
     }
 
 
-def _long(costs: Costs, axis: int) -> bool:
-    return axis < len(costs.extents) and costs.extents[axis] > 1
+def _loops(costs: Costs) -> tuple[int, ...]:
+    """Axes that a work-item of a kernel with reductions goes through by itself."""
+    return rows_of(costs) if costs.kernel.reductions else ()
+
+
+def _is_free(costs: Costs, axis: int) -> bool:
+    """Whether work-items may lie along an axis."""
+    return axis < len(costs.extents) and costs.extents[axis] > 1 and axis not in _loops(costs)
 
 
 def _reduced(work: Any) -> int:

@@ -16,7 +16,7 @@ _LISTED = 1 << 16
 
 
 class RandomSearch:
-    """Uniform random points without repetition, after the first point of `space.start`.
+    """Random points without repetition, after the first point of `space.start`.
 
     Parameters
     ----------
@@ -54,7 +54,12 @@ class RandomSearch:
 
 
 class RandomPoints:
-    """Canonical points of a space, all equally likely, whatever number of others they stand for.
+    """Canonical points of a space.
+
+    In a small space all are equally likely. In a large one every value of a knob is, illegal points
+    apart: a point that many others mean comes more often, and a search takes it once. To pass over
+    whatever is not its own stand-in would take 10^5 tries a point where a few knobs have no effect,
+    as has the size of a tile along no axis.
 
     Parameters
     ----------
@@ -66,6 +71,7 @@ class RandomPoints:
 
     def __init__(self, space: SearchSpace, generator: np.random.Generator) -> None:
         self._space = space
+        self._listed = math.prod(space.sizes) <= _LISTED
         self._raw = _raw_points(space.sizes, generator)
 
     def draw(self, seen: set[Point]) -> Point | None:
@@ -74,11 +80,12 @@ class RandomPoints:
         A point that was passed over because it was seen does not come again in a small space.
         """
         for _ in range(_LISTED):
-            point = next(self._raw, None)
-            if point is None:
+            raw = next(self._raw, None)
+            if raw is None:
                 return None
-            # The stand-in alone: a point that many others mean would come more often.
-            if point not in seen and self._space.canonical(point) == point:
+            point = self._space.canonical(raw)
+            stands_in = point is not None and (point == raw or not self._listed)
+            if stands_in and point not in seen:
                 return point
         return None
 

@@ -174,3 +174,12 @@ def test_every_schedule_computes_the_same(make, profile, opencl_device):
         made = schedule_by(func, choice).mod["main"].with_attr("global_symbol", "main")
         (ours,) = run(made, inputs, empty, opencl_device, profile)
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5, err_msg=str(choice))
+
+
+def test_a_kernel_that_loops_over_rows_has_no_knobs_of_registers():
+    space = ScheduleSpace(normalised(), load_profile("cpu").target())
+    assert space.knob("rows_1").values == space.knob("rows_2").values == (None,)
+    assert space.knob("lane").values == (None, 0)  # rows may lie beside each other, columns not
+    rng = np.random.default_rng(0)
+    raw = [tuple(int(rng.integers(size)) for size in space.sizes) for _ in range(300)]
+    assert sum(space.canonical(point) is not None for point in raw) > 60

@@ -74,6 +74,15 @@ def test_points_are_equally_likely_whatever_they_stand_for():
     assert all(150 < number < 250 for number in seconds.values())
 
 
+def test_points_that_many_others_mean_are_met():
+    # All knobs but the first two have no effect: one raw point of 12^5 is its own stand-in.
+    space = SyntheticSpace(
+        (12,) * 7, ("split",) * 7, ((0,) * 7,), lambda p: 1.0, lambda p: (*p[:2], 0, 0, 0, 0, 0)
+    )
+    found = RandomSearch(space, 0).propose(100)
+    assert len(set(found)) == 100
+
+
 def test_a_large_space_with_few_legal_points_ends():
     legal = set(islice(product(range(2), repeat=7), 5))
     space = SyntheticSpace(

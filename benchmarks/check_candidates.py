@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from smartmem_tvm.devices import list_profiles, load_profile
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.tuning.candidate import IllegalCandidate, build_candidate
 from smartmem_tvm.tuning.tasks import TuningTask, list_tasks
+from smartmem_tvm.whole_files import write_json
 
 OUTPUT = Path(__file__).with_name("results") / "candidates.json"
 SCHEMA = 1
@@ -86,10 +86,7 @@ def _fault(task: TuningTask, point: tuple[int, ...], target: Target) -> dict[str
 
 def write(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     """Write all rows, whole."""
-    document = {"schema": SCHEMA, "rows": [rows[name] for name in sorted(rows)]}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, {"schema": SCHEMA, "rows": [rows[name] for name in sorted(rows)]})
 
 
 def table(rows: dict[str, dict[str, Any]]) -> Table:

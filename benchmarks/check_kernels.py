@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,10 @@ LISTED = 10  # of the largest sources
 def measure(model: str, profile_name: str, dtype: str) -> dict[str, Any]:
     """One row."""
     from kernel_checks import check_module
-    from staged_module import module_before
 
     from smartmem_tvm.devices import load_profile
     from smartmem_tvm.frontend import import_model
+    from smartmem_tvm.pipeline import module_before
 
     profile = load_profile(profile_name)  # a name or a file
     mod = module_before("lower", import_model(f"zoo:{model}").mod, profile.target(), dtype=dtype)
@@ -124,11 +123,10 @@ def _key(model: str, profile: str, dtype: str) -> str:
 
 def _store(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     """Write the results whole."""
+    from smartmem_tvm.whole_files import write_json
+
     ordered = [rows[key] for key in sorted(rows)]
-    document = {"rows": ordered, "largest_sources": largest_sources(ordered)}
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, {"rows": ordered, "largest_sources": largest_sources(ordered)})
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

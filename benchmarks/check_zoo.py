@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import smartmem_tvm
 from smartmem_tvm import zoo
+from smartmem_tvm.whole_files import write_json
 from smartmem_tvm.zoo.registry import graph_file
 
 OUTPUT = Path(__file__).with_name("zoo_checks.json")
@@ -240,9 +240,7 @@ def write_document(
         rows.values(), key=lambda r: (order[r["size"]], order[r["driver"]], r["model"])
     )
     document = {"schema": SCHEMA, "settings": settings, "skipped": skipped, "rows": ordered}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, document)
 
 
 def brief(row: dict[str, Any]) -> str:

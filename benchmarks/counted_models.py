@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from smartmem_tvm.bench.machine import commit
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+from smartmem_tvm.whole_files import write_json
 
 
 def count_models(
@@ -56,6 +49,6 @@ def count_models(
         note(name)
         models[name] = {"commit": commit(), **count(name)}
         document["models"] = models = dict(sorted(models.items()))
-        write_text(json.dumps(document, indent=1) + "\n", arguments.output)
+        write_json(arguments.output, document)
     found: dict[str, Any] = models
     return found

@@ -26,14 +26,13 @@ from footprint_plan import Plan, Planner
 from footprint_variants import join_attention, split_normalisations
 from rich.console import Console
 from rich.table import Table
-from staged_module import module_before
 from tvm import relax
 
 from smartmem_tvm import zoo
 from smartmem_tvm.analysis import list_kernels
 from smartmem_tvm.analysis.traffic import compulsory, footprint
 from smartmem_tvm.frontend import import_model
-from smartmem_tvm.pipeline import as_target
+from smartmem_tvm.pipeline import as_target, module_before
 
 RESULTS = Path(__file__).with_name("results")
 OUTPUT = RESULTS / "footprint.json"
@@ -87,7 +86,9 @@ def _lowered(mod: tvm.IRModule, target: tvm.target.Target, disable: tuple[str, .
     """The module before tensors are laid out, with reshapes that cost nothing as views."""
     views = [relax.transform.RewriteDataflowReshape(), relax.transform.DeadCodeElimination()]
     with target:
-        return tvm.transform.Sequential(views)(module_before("layouts", mod, target, disable))
+        return tvm.transform.Sequential(views)(
+            module_before("layouts", mod, target, disable=disable)
+        )
 
 
 def _tvm_default(mod: tvm.IRModule, target: tvm.target.Target) -> int | None:

@@ -15,16 +15,14 @@ from tvm import tirx
 from smartmem_tvm.analysis import accesses_outside_launches, find_launches, is_host_function
 from smartmem_tvm.devices import DeviceProfile, built_in_profiles
 from smartmem_tvm.execution import opencl_modules
+from smartmem_tvm.opencl_source import LARGEST_SOURCE, SourceKernel, source_kernels
 from smartmem_tvm.passes.narrow_indices import WIDE
 
-LARGEST_SOURCE = 64 * 1024
 # What every device with images allows a kernel, OpenCL 2.0 and later.
 IMAGES = {"read": 128, "write": 64}
 LONG = re.compile(r"\b(?:convert_)?u?long\d*\b")
 # A result may be 64 bits wide: the value that is stored there.
 _STORED_LONG = re.compile(r"(\] = |store\d+\()\(*(?:convert_)?u?long\d*\b")
-_BYTES = {"char": 1, "bool": 1, "short": 2, "half": 2, "int": 4, "float": 4, "long": 8, "double": 8}
-_LOCAL = re.compile(r"__local (?:u?)([a-z]+?)(\d*) \w+\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -48,85 +46,40 @@ class Strictest:
         )
 
 
-@dataclass(frozen=True)
-class SourceKernel:
-    """One kernel of generated OpenCL C."""
+def wide_line(kernel: SourceKernel) -> str | None:
+    """The first line of the body that computes with 64-bit integers.
 
-    name: str
-    text: str
-
-    @property
-    def _signature(self) -> str:
-        signature = self.text[self.text.index("(", self.text.index(self.name)) :]
-        return signature[: signature.index(")")]
-
-    @property
-    def arguments(self) -> int:
-        """Parameters of the kernel, images too."""
-        return self._signature.count(",") + 1
-
-    def images(self, access: str) -> int:
-        """Parameters that are images to ``read`` or to ``write``."""
-        return len(re.findall(rf"__{access}_only\s+image", self._signature))
-
-    @property
-    def local_bytes(self) -> int:
-        """Bytes of local memory."""
-        return sum(
-            _BYTES[kind] * int(lanes or 1) * int(count)
-            for kind, lanes, count in _LOCAL.findall(self.text)
-        )
-
-    @property
-    def wide_line(self) -> str | None:
-        """The first line of the body that computes with 64-bit integers.
-
-        A counter that nothing reads may be as wide, and what is stored in a result.
-        """
-        body = self.text[self.text.index("{") :]
-        for line in body.splitlines():
-            counter = re.match(r"\s*for \(long (\w+) = ", line)
-            if counter and len(re.findall(rf"\b{counter[1]}\b", body)) == 3:
-                continue
-            if LONG.search(_STORED_LONG.sub("=", line)):
-                return line.strip()
-        return None
-
-    @property
-    def divergent_barrier(self) -> str | None:
-        """A condition on the work-item that has a barrier inside, which not all then reach."""
-        own, blocks = {"get_local_id", "get_global_id"}, []
-        for line in self.text.splitlines():
-            named = re.match(r"\s*(?:const )?\w+ (\w+) = (.*);", line)
-            if named and own & set(re.findall(r"\w+", named[2])):
-                own.add(named[1])
-            if "barrier(" in line:
-                split = [
-                    b for b in blocks if b.startswith("if") and own & set(re.findall(r"\w+", b))
-                ]
-                if split:
-                    return split[0]
-            code = line.strip()
-            if code.startswith("}"):
-                opened = blocks.pop()
-                if code.startswith("} else"):  # what is not so of a work-item is its own, too
-                    blocks.append(opened)
-            elif code.endswith("{"):
-                blocks.append(code)
-        return None
+    A counter that nothing reads may be as wide, and what is stored in a result.
+    """
+    body = kernel.text[kernel.text.index("{") :]
+    for line in body.splitlines():
+        counter = re.match(r"\s*for \(long (\w+) = ", line)
+        if counter and len(re.findall(rf"\b{counter[1]}\b", body)) == 3:
+            continue
+        if LONG.search(_STORED_LONG.sub("=", line)):
+            return line.strip()
+    return None
 
 
-def source_kernels(text: str) -> list[SourceKernel]:
-    """The kernels of an OpenCL C file, forward declarations left out."""
-    found = []
-    pieces = re.split(r"^(?=__kernel\b)", text, flags=re.MULTILINE)
-    for piece in pieces[1:]:
-        name = re.search(r"__kernel\s+void\s+(?:__attribute__\(\(.*?\)\)\)\s+)?(\w+)\s*\(", piece)
-        if name is None:
-            raise ValueError(f"a kernel without a name: {piece[:100]}")
-        if "{" in piece:
-            found.append(SourceKernel(name[1], piece.rstrip() + "\n"))
-    return found
+def divergent_barrier(kernel: SourceKernel) -> str | None:
+    """A condition on the work-item that has a barrier inside, which not all then reach."""
+    own, blocks = {"get_local_id", "get_global_id"}, []
+    for line in kernel.text.splitlines():
+        named = re.match(r"\s*(?:const )?\w+ (\w+) = (.*);", line)
+        if named and own & set(re.findall(r"\w+", named[2])):
+            own.add(named[1])
+        if "barrier(" in line:
+            split = [b for b in blocks if b.startswith("if") and own & set(re.findall(r"\w+", b))]
+            if split:
+                return split[0]
+        code = line.strip()
+        if code.startswith("}"):
+            opened = blocks.pop()
+            if code.startswith("} else"):  # what is not so of a work-item is its own, too
+                blocks.append(opened)
+        elif code.endswith("{"):
+            blocks.append(code)
+    return None
 
 
 def device_functions(mod: tvm.IRModule, target: tvm.target.Target) -> dict[str, tirx.PrimFunc]:
@@ -273,10 +226,12 @@ def source_violations(
     if kernel.local_bytes > profile.local_memory.bytes:
         most = profile.local_memory.bytes
         said.append(f"{kernel.local_bytes} bytes of local memory, {most} at most")
-    if kernel.divergent_barrier is not None:
-        said.append(f"a barrier that not all work-items reach: {kernel.divergent_barrier[:120]}")
-    if narrow and kernel.wide_line is not None:
-        said.append(f"64-bit integers: {kernel.wide_line[:120]}")
+    divergent = divergent_barrier(kernel)
+    if divergent is not None:
+        said.append(f"a barrier that not all work-items reach: {divergent[:120]}")
+    wide = wide_line(kernel) if narrow else None
+    if wide is not None:
+        said.append(f"64-bit integers: {wide[:120]}")
     return said
 
 

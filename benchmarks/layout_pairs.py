@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from typing import Any
 
 import tvm
 from layout_pairs_device import inputs_of
-from staged_module import module_before
 from tvm import relax, tirx
 from tvm.ir.expr import GenericConst
 
@@ -40,12 +38,14 @@ from smartmem_tvm.devices import DeviceProfile, resolve_profile
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.passes._layout_problem import candidates
 from smartmem_tvm.passes.rewrite_layouts import rewrite_function
+from smartmem_tvm.pipeline import module_before
 from smartmem_tvm.schedules.base import IS_SCHEDULED, RuleDeclined
+from smartmem_tvm.schedules.choice import Choice, scheduled
 from smartmem_tvm.schedules.contraction import with_group
 from smartmem_tvm.schedules.cost import Costs
-from smartmem_tvm.schedules.emit import WorkItem
 from smartmem_tvm.schedules.limits import limits_of
 from smartmem_tvm.schedules.tile import Tile
+from smartmem_tvm.whole_files import write_json
 
 OUTPUT = Path(__file__).parent / "results" / "layout_pairs.json"
 MODELS = (
@@ -214,8 +214,8 @@ class Drawing:
         for version, kernel in enumerate(kernels):
             name = f"version_{version}"
             attributes = {"global_symbol": name, IS_SCHEDULED: True}
-            scheduled = WorkItem(kernel, tile).schedule().mod["main"]
-            functions[name] = scheduled.with_attr(attributes)
+            func = scheduled(kernel, Choice(tile)).mod["main"]
+            functions[name] = func.with_attr(attributes)
         return tvm.compile(tvm.IRModule(functions), target=self.target, tir_pipeline="smartmem")
 
 
@@ -275,7 +275,7 @@ def prepare(options: argparse.Namespace, profile: DeviceProfile) -> list[Pair]:
         "inputs": inputs,
         "pairs": [asdict(pair) for pair in pairs],
     }
-    write(options.work / "prepared.json", document)
+    write_json(options.work / "prepared.json", document)
     return pairs
 
 
@@ -320,13 +320,6 @@ def ranking(pairs: list[Pair], device: str, apart: float) -> dict[str, Any]:
             count["differ"] += 1
             count["right"] += right
     return {**found, "share": round(found["right"] / max(found["differ"], 1), 3)}
-
-
-def write(path: Path, document: Any) -> None:
-    """Write JSON whole."""
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def recost(path: Path, profile: DeviceProfile) -> list[Pair]:
@@ -386,7 +379,7 @@ def main() -> int:
     document["commit"] = commit()
     document["ranking"] = {name: ranking(pairs, name, options.apart) for name in devices}
     document["pairs"] = [asdict(pair) for pair in pairs]
-    write(options.output, document)
+    write_json(options.output, document)
     print(json.dumps(document["ranking"], indent=1))
     return 0
 

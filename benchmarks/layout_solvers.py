@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from math import prod
@@ -24,14 +23,14 @@ from typing import Any
 
 from limited_process import GIB, Limits, ending, last_line, run
 
+from smartmem_tvm.whole_files import write_json
+
 OUTPUT = Path(__file__).parent / "results" / "layout_solvers.json"
 HALF = 2  # bytes of a float16
 
 
 def measure(model: str, device: str) -> dict[str, Any]:
     """One row."""
-    from staged_module import module_before
-
     from smartmem_tvm.analysis.layout_choice import solve_exactly, solve_greedily
     from smartmem_tvm.analysis.transactions import Memory
     from smartmem_tvm.devices import resolve_profile
@@ -41,6 +40,7 @@ def measure(model: str, device: str) -> dict[str, Any]:
     from smartmem_tvm.passes._emit import rewrite_blocks
     from smartmem_tvm.passes._layout_problem import ProblemBuilder
     from smartmem_tvm.passes.select_layouts import annotate
+    from smartmem_tvm.pipeline import module_before
 
     profile = resolve_profile(device)
     mod = module_before("layouts", import_model(f"zoo:{model}").mod, profile.target())
@@ -141,10 +141,7 @@ def main() -> int:
             continue
         rows[f"{model} {options.device}"] = json.loads(outcome.stdout.splitlines()[-1])
         print(f"{model}: done", file=sys.stderr, flush=True)
-        document = {"rows": [rows[key] for key in sorted(rows)]}
-        partial = options.output.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, options.output)
+        write_json(options.output, {"rows": [rows[key] for key in sorted(rows)]})
     print(table([rows[key] for key in sorted(rows) if rows[key]["device"] == options.device]))
     for line in failed:
         print(f"FAILED {line}")

@@ -23,7 +23,6 @@ import tvm
 from counted_models import count_models
 from rich.console import Console
 from rich.table import Table
-from staged_module import module_before
 from storage_optimum import optimum
 from tvm import relax
 
@@ -31,7 +30,7 @@ from smartmem_tvm import zoo
 from smartmem_tvm.analysis.liveness import read_liveness
 from smartmem_tvm.analysis.memory_colouring import Item, colour, live_peak, lower_bound, total
 from smartmem_tvm.frontend import import_model
-from smartmem_tvm.pipeline import as_target
+from smartmem_tvm.pipeline import as_target, module_before
 
 OUTPUT = Path(__file__).with_name("results") / "memory_plan.json"
 SCHEMA = 1

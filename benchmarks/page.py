@@ -16,6 +16,7 @@ from pathlib import Path
 from smartmem_tvm.bench.page import render
 from smartmem_tvm.bench.plots import draw_plots, plots_of
 from smartmem_tvm.bench.results import read_document
+from smartmem_tvm.whole_files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 # Of footprint_floor.py, check_kernels.py, bench_kernels.py, layout_pairs.py, layout_solvers.py,
@@ -69,9 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         print(f"{options.output} is stale: run `python benchmarks/page.py`", file=sys.stderr)
         return 1
-    partial = options.output.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, options.output)
+    write_text(options.output, text)
     print(f"wrote {options.output}")
     return 0
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -29,6 +28,8 @@ import tvm
 from limited_process import GIB, Limits, ending, last_line, run
 from tvm import relax
 from tvm.script import tirx as T
+
+from smartmem_tvm.whole_files import replacing, write_json
 
 OUTPUT = Path(__file__).parent / "results" / "pass_time.json"
 LENGTHS = (100, 300, 1_000, 3_000, 10_000)
@@ -208,10 +209,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: Path, rows: dict[str, dict[str, Any]]) -> None:
-    document = {"slopes": slopes(rows), "rows": [rows[graph] for graph in sorted(rows)]}
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, {"slopes": slopes(rows), "rows": [rows[graph] for graph in sorted(rows)]})
 
 
 def _series(rows: dict[str, dict[str, Any]], start: str) -> list[tuple[int, float]]:
@@ -276,9 +274,8 @@ def _plot(path: Path, rows: dict[str, dict[str, Any]]) -> None:
         axes.set_title("Passes up to the stage that eliminates", fontsize=10, loc="left")
         axes.grid(color="0.9")
         axes.legend(frameon=False)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
-    os.replace(partial, path)
+        with replacing(path) as partial:
+            figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
 
 
 if __name__ == "__main__":

@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from counted_models import write_text
 
 from smartmem_tvm import zoo
 from smartmem_tvm.bench.runners.adreno_faults import mended_pipeline
 from smartmem_tvm.devices import resolve_profile
 from smartmem_tvm.errors import SmartMemError
 from smartmem_tvm.frontend import import_model
+from smartmem_tvm.pipeline import module_before
 from smartmem_tvm.report import json_text
-from smartmem_tvm.simulation import Simulation, load_configurations, scheduled_module, simulate
+from smartmem_tvm.simulation import Simulation, load_configurations, simulate
+from smartmem_tvm.whole_files import write_text
 
 _LAST = "RewriteDataflowReshape"  # TVM's pass after which kernels are listed
 LEVELS = ("texture_l1", "buffer_l1", "l2")
@@ -74,7 +75,7 @@ def main() -> None:
             rows.append(row)
             print(f"{model} {runner}: {_short(row)}", file=sys.stderr, flush=True)
             if args.output:
-                write_text(json_text(rows), args.output)
+                write_text(args.output, json_text(rows))
     show(rows)
 
 
@@ -102,7 +103,7 @@ def _ours(profile: str, dtype: str, disable: tuple[str, ...]) -> Callable[[Any],
     target = resolve_profile(profile).target(None)
 
     def prepare(mod: tvm.IRModule) -> Prepared:
-        return scheduled_module(mod, target, dtype, disable), target, False
+        return module_before("lower", mod, target, dtype, disable), target, False
 
     return prepare
 

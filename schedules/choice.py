@@ -126,7 +126,7 @@ def described(item: WorkItem, choice: Choice) -> s_tir.Schedule:
 
     A tile whose source would become too long has been made smaller: the function says to what.
     """
-    schedule, tile = item.schedule_with_tile()
+    schedule, tile = item.schedule()
     func = schedule.mod["main"]
     text = json.dumps(replace(choice, tile=tile).to_dict(), sort_keys=True)
     return s_tir.Schedule(func.with_attr(CHOICE, text))
@@ -141,9 +141,7 @@ def choice_of(func: tirx.PrimFunc) -> Choice | None:
 def schedule_by(func: tirx.PrimFunc, choice: Choice) -> s_tir.Schedule:
     """Schedule of a function by a choice; RuleDeclined where the choice does not fit it."""
     kernel = kernel_in_order(func, choice.order, choice.fused)
-    tile, axes = choice.tile, len(kernel.sink.axes)
-    named = [d for d, _ in (*tile.rows, *tile.shape)] + [*tile.inner]
-    named += [d for d in (tile.lane, tile.fastest) if d is not None]
-    if any(d >= axes for d in named):
-        raise RuleDeclined(f"the schedule names axis {max(named)}, the kernel has {axes}")
+    last, axes = max(choice.tile.axes(), default=-1), len(kernel.sink.axes)
+    if last >= axes:
+        raise RuleDeclined(f"the schedule names axis {last}, the kernel has {axes}")
     return scheduled(kernel, choice)

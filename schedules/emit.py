@@ -99,12 +99,8 @@ class WorkItem(Writer):
         if lane is not None:
             self._lane = Lane(self.grid.points[lane], tile.width, self.analyzer)
 
-    def schedule(self) -> s_tir.Schedule:
-        """Schedule of the kernel; by a smaller tile where the source would become too long."""
-        return self.schedule_with_tile()[0]
-
-    def schedule_with_tile(self) -> tuple[s_tir.Schedule, Tile]:
-        """Schedule of the kernel, and the tile it was made by."""
+    def schedule(self) -> tuple[s_tir.Schedule, Tile]:
+        """Schedule of the kernel, and its tile: smaller where the source would become too long."""
         hidden = [self._hide(var, value) for var, value in self.grid.atoms]
         body = sequence([*hidden, *self._sink()])
         body = self.grid.inside([substitute(body, self._atoms)])
@@ -114,7 +110,7 @@ class WorkItem(Writer):
             and self._same_texels(smaller)
             and size_written(body) > LONGEST_SOURCE
         ):
-            return WorkItem(self._whole, smaller, self._row_bytes).schedule_with_tile()
+            return WorkItem(self._whole, smaller, self._row_bytes).schedule()
         item = work_item(body, self._buffers)
         func = kernel_function(self.kernel.func, self.grid.launch(item))
         return s_tir.Schedule(func), self.tile

@@ -202,7 +202,7 @@ class ScheduleSpace:
         if costs.kernel.reductions and values["inner"] == rows_of(costs):
             values["inner"] = ROWS
         tile = choice.tile
-        if tile.shape and max(_axes_of(tile), default=0) < len(costs.extents):
+        if tile.shape and max(tile.axes(), default=0) < len(costs.extents):
             values["box"] = True if self._box(tile, costs) == tile.shape else tile.shape
         normal = self._normal(values)
         return None if normal is None else self._index(normal)
@@ -252,12 +252,6 @@ def _tile(v: dict[str, Any], costs: Costs) -> Tile:
         innermost=v["innermost"],
         unroll=v["unroll"],
     )
-
-
-def _axes_of(tile: Tile) -> list[int]:
-    """Axes that a tile names."""
-    named = [d for d, _ in (*tile.rows, *tile.shape)] + [*tile.inner]
-    return named + [d for d in (tile.lane, tile.fastest) if d is not None]
 
 
 def _box_fits(

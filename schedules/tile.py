@@ -64,6 +64,11 @@ class Tile:
     innermost: int | None = None
     unroll: int = 8
 
+    def axes(self) -> list[int]:
+        """Axes that are named, in no order, some more than once."""
+        named = [axis for axis, _ in (*self.rows, *self.shape)] + [*self.inner]
+        return named + [axis for axis in (self.lane, self.fastest) if axis is not None]
+
     def size(self, axis: int) -> int:
         """Points of an axis that a work-item computes at a time."""
         if axis == self.lane:

@@ -16,8 +16,8 @@ from tvm.relax.vm_build import VMExecutable
 
 from .analysis import KernelInfo, list_kernels
 from .artifact import Artifact
-from .devices import AUTO, DeviceProfile, profile_from_device, resolve_profile
-from .errors import DeviceError, SmartMemError
+from .devices import AUTO, DeviceProfile, choose_profile
+from .errors import SmartMemError
 from .execution import BUFFER, opencl_modules
 from .frontend import ImportedModel, import_model
 from .linking import check_host, default_host, find_linker
@@ -93,15 +93,8 @@ ImportedModel
     if host is not None:
         check_host(host)
         find_linker(host, linker)
-    if rpc is not None and device == AUTO:
-        profile = profile_from_device(rpc.device_info())
-    else:
-        profile = resolve_profile(device, opencl_device)
-    if dtype == "float16" and not profile.compute.fp16:
-        raise DeviceError(
-            f"device '{profile.name}' ({profile.description}) has no half precision: compile with "
-            "dtype float32, or for another device."
-        )
+    info = rpc.device_info() if rpc is not None and device == AUTO else None
+    profile = choose_profile(device, dtype, opencl_device, info)
     tuned = Tuned.read(records)
     clock = _Clock(progress)
     with clock.stage("import"):

@@ -22,7 +22,7 @@ default one does not lower such allocations; textures passed between PrimFuncs d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import tvm
@@ -241,6 +241,32 @@ def pipeline_stages(
         ("lower", _lower),
     ]
     return [(name, passes(target)) for name, passes in stages]
+
+
+def module_before(
+    step: str,
+    mod: tvm.IRModule,
+    target: Target,
+    dtype: str = "float32",
+    disable: Collection[str] = (),
+    progress: Callable[[str], None] | None = None,
+) -> tvm.IRModule:
+    """The module as it reaches a step: a stage by its name, or a pass of one by its own.
+
+    ``"lower"`` gives it scheduled, with textures not yet flattened; ``"smartmem.ApplySchedules"``
+    as the schedule rules get it. `progress` is told the name of every stage that is begun.
+    """
+    with target:
+        for name, passes in pipeline_stages(target, dtype, disable):
+            if name == step:
+                return mod
+            if progress is not None:
+                progress(name)
+            names = [str(one.info.name) for one in passes]
+            if step in names:
+                return Sequential(passes[: names.index(step)])(mod)
+            mod = Sequential(passes)(mod)
+    raise LookupError(f"the pipeline has no step '{step}'")
 
 
 def pipeline(

@@ -1,10 +1,13 @@
-"""A tracker and servers on the loopback interface."""
+"""A tracker and servers on the loopback interface, and what only answers like one."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 
 import psutil
 from tvm.rpc.tracker import Tracker
@@ -21,6 +24,38 @@ def free_server(tracker_port, key):
         return session.summary()["queue_info"].get(key, {}).get("free", 0) > 0
     finally:
         session.close()
+
+
+def wait_until_free(tracker_port, key, server):
+    """Wait until a server, the process `server`, has told the tracker that it is free."""
+    deadline = time.monotonic() + PATIENCE
+    while not free_server(tracker_port, key):
+        assert server.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, "the server did not register"
+        time.sleep(0.1)
+
+
+@contextmanager
+def listener(answer, *, closes=False):
+    """The address of something that takes a connection and sends `answer`."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(PATIENCE)
+        done = threading.Event()
+
+        def serve():
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(answer)
+                if not closes:
+                    done.wait(PATIENCE)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            done.set()
+            thread.join(PATIENCE)
 
 
 def children():
@@ -61,11 +96,7 @@ class Cluster:
             env=environment,
         )
         self._servers.append(server)
-        deadline = time.monotonic() + PATIENCE
-        while not free_server(self.tracker.port, key):
-            assert server.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server did not register"
-            time.sleep(0.1)
+        wait_until_free(self.tracker.port, key, server)
         return server
 
     def stop(self):

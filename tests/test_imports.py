@@ -17,7 +17,7 @@ MAPPED = {name: f"{PACKAGE}.{name}" for name in ("passes", "schedules", "zoo")}
 
 # A module may import layers below its own and its own layer's siblings as said in SAME_LAYER.
 LAYERS = [
-    {"errors", "upstream", "processes"},
+    {"errors", "upstream", "processes", "whole_files", "opencl_source"},
     {"runtime"},
     {"devices"},
     {"analysis"},

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 from kernel_builds import VERSIONS
-from kernel_pool import Entry, write
+from kernel_pool import Entry
 from kernel_preparation import Bench, Note, built_facts, title_of
 from kernel_workers import KernelWorker
 from numpy.typing import NDArray
 
 from smartmem_tvm.bench.arrays import read_arrays, write_arrays
 from smartmem_tvm.bench.process import WorkerFailure
+from smartmem_tvm.whole_files import write_text
 
 TOLERANCE = 1e-3
 MOST_PLACES = 1 << 20
@@ -122,7 +123,7 @@ class _Check:
                 if own is not None and own > TOLERANCE:
                     found[version]["failed"] = f"wrong: relative error {own:.2g}"
         found["error"] = error
-        write(self._path, json.dumps(found, indent=1))
+        write_text(self._path, json.dumps(found, indent=1))
 
     def _is_known(self, version: str) -> bool:
         known = self.found.get(version)

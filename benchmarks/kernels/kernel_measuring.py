@@ -10,7 +10,7 @@ from typing import Any
 
 from kernel_checking import checked_outputs
 from kernel_figures import Machine, summary, with_figures
-from kernel_pool import Entry, write
+from kernel_pool import Entry
 from kernel_preparation import Bench, Note, built_facts
 from kernel_workers import KernelWorker
 
@@ -19,6 +19,7 @@ from smartmem_tvm.bench.process import WorkerFailure
 from smartmem_tvm.bench.runners import PROBES, parse_choice
 from smartmem_tvm.bench.settings import Settings
 from smartmem_tvm.errors import SmartMemError
+from smartmem_tvm.whole_files import write_json
 
 SCHEMA = 1
 # Launches that take longer are repeated less often: milliseconds, and times.
@@ -66,7 +67,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Write it whole."""
-        write(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_json(path, asdict(self))
 
 
 def read_results(path: Path) -> Results:

@@ -9,8 +9,9 @@ from typing import Any
 import matplotlib
 from kernel_classes import CLASSES
 from kernel_figures import Machine
-from kernel_pool import write
 from matplotlib.figure import Figure
+
+from smartmem_tvm.whole_files import write_text
 
 _COLOURS = dict(zip(CLASSES, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=True))
 _MARKERS = {"ours": "o", "tvm": "x"}
@@ -53,7 +54,7 @@ def draw_roofline(kernels: list[dict[str, Any]], machine: Machine, title: str, p
         figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def _draw_roofs(axes: Any, intensities: list[float], machine: Machine) -> None:

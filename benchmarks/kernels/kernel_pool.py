@@ -18,7 +18,6 @@ Those that a model has without these two are read into a pool of their own.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from smartmem_tvm.analysis.fused_kernel import NotAKernel, read_kernel
 from smartmem_tvm.analysis.layouts import LAYOUTS, Layout, layout_of
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.pipeline import pipeline_stages
+from smartmem_tvm.whole_files import write_text
 
 LISTING = "kernels.json"
 UNFUSED = ("eliminate", "fuse")
@@ -147,11 +147,13 @@ def read_model(
             continue
         seen.add(entry.key)
         entry.calls = calls[name]
-        write(folder / f"{entry.number}.plain.json", tvm.ir.save_json(func.without_attr(LAYOUTS)))
-        write(folder / f"{entry.number}.laid_out.json", tvm.ir.save_json(rewritten))
+        write_text(
+            folder / f"{entry.number}.plain.json", tvm.ir.save_json(func.without_attr(LAYOUTS))
+        )
+        write_text(folder / f"{entry.number}.laid_out.json", tvm.ir.save_json(rewritten))
         entries.append(entry)
     document = {"left_out": left_out, "kernels": [asdict(entry) for entry in entries]}
-    write(folder / LISTING, json.dumps(document, indent=1))
+    write_text(folder / LISTING, json.dumps(document, indent=1))
     return dict(left_out)
 
 
@@ -164,13 +166,6 @@ def read_pool(folder: Path) -> list[Entry]:
 def read_function(folder: Path, entry: Entry, version: str) -> tirx.PrimFunc:
     """Function of an entry: ``plain`` or ``laid_out``."""
     return tvm.ir.load_json((folder / f"{entry.number}.{version}.json").read_text("utf-8"))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _modules(

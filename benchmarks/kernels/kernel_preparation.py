@@ -20,12 +20,13 @@ from typing import Any
 
 import tvm
 from kernel_builds import PARTS, VERSIONS
-from kernel_pool import LISTING, Entry, read_pool, write
+from kernel_pool import LISTING, Entry, read_pool
 from kernel_workers import KernelWorker, Limits
 
 from smartmem_tvm.bench.machine import code_digest
 from smartmem_tvm.bench.process import WorkerFailure
 from smartmem_tvm.bench.settings import Model
+from smartmem_tvm.whole_files import write_text
 
 _BUILT = "built.json"
 _READ_SECONDS = 900.0
@@ -126,7 +127,7 @@ def build_kernels(bench: Bench, entries: list[Entry], note: Note) -> None:
                     continue
                 note(f"building {number} of {len(entries)}: {title_of(entry)}, {version}")
                 facts[version] = {"code": codes[version], **_build(bench, worker, entry, version)}
-                write(bench.built(entry) / _BUILT, json.dumps(facts, indent=1))
+                write_text(bench.built(entry) / _BUILT, json.dumps(facts, indent=1))
 
 
 def _build(bench: Bench, worker: KernelWorker, entry: Entry, version: str) -> dict[str, Any]:

@@ -15,10 +15,7 @@ parts add up.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -36,6 +33,7 @@ from tuning_units import run_unit
 from smartmem_tvm import zoo
 from smartmem_tvm.bench.machine import environment
 from smartmem_tvm.bench.settings import choose_models
+from smartmem_tvm.bench.work import work_folder
 from smartmem_tvm.errors import SmartMemError
 from smartmem_tvm.tuning.strategies import STRATEGIES
 
@@ -151,8 +149,8 @@ def chosen(entries: list[Entry], text: str | None) -> list[Entry]:
 
 def run(options: argparse.Namespace) -> Results:
     bench = bench_of(options)
-    bench.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(bench.folder / "lock"):
+    bench.folder.parent.mkdir(parents=True, exist_ok=True)
+    with work_folder(bench.folder, fresh=False):
         results = results_for(options.output, bench.settings(), environment(options.opencl_device))
         if not results.tasks or options.redraw:
             if results.units:
@@ -202,19 +200,6 @@ def compare_all(
         note(f"comparing {number} of {len(entries)}: {entry.title}, {len(versions)} schedules")
         results.comparisons[entry.key] = compare(bench, entry, versions, ROUNDS, note)
         results.save(options.output)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Refuse a second run beside this one: each would be what disturbs the other's times."""
-    with open(path, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SmartMemError(
-                f"another run is at work in '{path.parent}': wait for it."
-            ) from None
-        yield
 
 
 def draw_plot(results: Results, path: Path) -> None:

@@ -12,7 +12,6 @@ Those that a model has without these two are read into a pool of their own, wher
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from smartmem_tvm.frontend import import_model
 from smartmem_tvm.tuning.measure_inputs import parameters
 from smartmem_tvm.tuning.reference import write_task
 from smartmem_tvm.tuning.tasks import list_tasks
+from smartmem_tvm.whole_files import write_text
 
 LISTING = "tasks.json"
 UNFUSED = ("eliminate", "fuse")
@@ -99,8 +99,6 @@ def read_pool(folder: Path) -> tuple[list[Entry], dict[str, int]]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole."""
+    """Write a file whole, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, text)

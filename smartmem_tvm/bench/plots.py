@@ -10,11 +10,11 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..whole_files import write_text
 from .results import Document
 
 MISSING = "'matplotlib' is not installed (pip install 'smartmem-tvm[bench]')"
@@ -70,10 +70,7 @@ class Plot:
 
     def draw(self, results: Path) -> None:
         """Write the file, whole or not at all."""
-        path = self.path(results)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(f"{_svg(self)}{_MARK}{self.digest} -->\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(self.path(results), f"{_svg(self)}{_MARK}{self.digest} -->\n")
 
 
 def plots_of(document: Document, paper: Mapping[str, Any]) -> list[Plot]:

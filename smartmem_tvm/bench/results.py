@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from ..errors import SmartMemError
 from ..report import json_text
+from ..whole_files import write_text
 
 SCHEMA = 2
 _ROW = ("model", "size", "runner", "latency_ms", "kernels", "max_rel_error", "failed")
@@ -102,12 +102,7 @@ class Document:
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            partial.write_text(json_text(self) + "\n", encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(path, json_text(self) + "\n")
 
 
 def read_document(path: Path) -> Document:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 
 from ..errors import SmartMemError
 from ..report import json_text
+from ..whole_files import write_text
 
 _PREPARED = "prepared.json"
 # A limit has to be this much wider before what passed it is tried again.
@@ -89,9 +89,7 @@ def read_prepared(folder: Path) -> Prepared | None:
 
 def write_prepared(folder: Path, prepared: Prepared) -> None:
     """Complete a folder; the file appears whole or not at all."""
-    partial = folder / f".{_PREPARED}.{os.getpid()}.tmp"
-    partial.write_text(json_text(asdict(prepared)), encoding="utf-8")
-    os.replace(partial, folder / _PREPARED)
+    write_text(folder / _PREPARED, json_text(asdict(prepared)))
 
 
 def empty_folder(folder: Path) -> Path:

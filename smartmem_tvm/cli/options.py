@@ -126,12 +126,10 @@ def shapes(args: argparse.Namespace) -> dict[str, tuple[int | str, ...]] | None:
     return result or None
 
 
-@contextmanager
-def remote(args: argparse.Namespace) -> Iterator[Remote | None]:
-    """Open the session of ``--rpc`` and ``--key``, close it at the end; None without them."""
+def tracker(args: argparse.Namespace) -> tuple[str, str] | None:
+    """Read ``--rpc`` and ``--key``, and whether the device is given by its index; None without."""
     if args.rpc is None and args.key is None:
-        yield None
-        return
+        return None
     if args.rpc is None or args.key is None:
         missing = "--key KEY" if args.key is None else "--rpc HOST:PORT"
         raise SmartMemError(f"--rpc and --key go together: {missing} is missing.")
@@ -141,9 +139,20 @@ def remote(args: argparse.Namespace) -> Iterator[Remote | None]:
             f"--opencl-device '{selector}': behind --rpc a device is chosen by its index, which "
             "`smartmem devices --rpc HOST:PORT --key KEY` lists."
         )
+    return args.rpc, args.key
+
+
+@contextmanager
+def remote(args: argparse.Namespace) -> Iterator[Remote | None]:
+    """Open the session of ``--rpc`` and ``--key``, close it at the end; None without them."""
+    place = tracker(args)
+    if place is None:
+        yield None
+        return
     from ..rpc.session import connect
 
-    with connect(args.rpc, args.key, device=int(selector), timeout=args.rpc_timeout) as session:
+    index = int(args.opencl_device or 0)
+    with connect(*place, device=index, timeout=args.rpc_timeout) as session:
         yield session
 
 

@@ -6,7 +6,7 @@ local device means that profile's scopes, limits and choices, run here.
 
 from __future__ import annotations
 
-from .detect import profile_for, profile_from_device, resolve_profile
+from .detect import choose_profile, profile_for, profile_from_device, resolve_profile
 from .reader import profile_from_dict, read_profile
 from .registry import (
     AUTO,
@@ -23,6 +23,7 @@ __all__ = [
     "DeviceProfile",
     "TextureLimits",
     "built_in_profiles",
+    "choose_profile",
     "list_profiles",
     "load_profile",
     "profile_for",

@@ -184,6 +184,40 @@ def resolve_profile(
     )
 
 
+def choose_profile(
+    name: str | os.PathLike[str] | schema.DeviceProfile,
+    dtype: str,
+    selector: str | int | None = None,
+    info: DeviceFacts | None = None,
+) -> schema.DeviceProfile:
+    """Return the profile that a user meant, if models of a dtype run there.
+
+    Parameters
+    ----------
+    name, selector
+        As :func:`resolve_profile` takes them.
+    dtype : str
+        Storage type of the activations.
+    info : smartmem_tvm.runtime.DeviceInfo, optional
+        For ``auto``: what the driver of a device elsewhere reports.
+
+    Raises
+    ------
+    DeviceError
+        If the device has no half precision and ``dtype`` is ``float16``.
+    """
+    if info is not None and name == AUTO:
+        profile = profile_from_device(info)
+    else:
+        profile = resolve_profile(name, selector)
+    if dtype == "float16" and not profile.compute.fp16:
+        raise DeviceError(
+            f"device '{profile.name}' ({profile.description}) has no half precision: choose dtype "
+            "float32, or another device."
+        )
+    return profile
+
+
 def profile_for(target: tvm.target.Target | None) -> schema.DeviceProfile:
     """Profile that a target was made from.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..devices import AUTO, DeviceProfile, list_profiles, read_profile
 from ..errors import DeviceError, SmartMemError
+from ..whole_files import replacing
 
 _DELETE = "\x7f"
 
@@ -38,25 +37,14 @@ def write_profile(profile: DeviceProfile, path: Path, *, force: bool = False) ->
         If what was written does not read back as the same profile.
     """
     check_output(path, force=force)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".toml", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(profile_toml(profile))
+    with replacing(path) as partial:
+        partial.write_text(profile_toml(profile), encoding="utf-8")
         if read_profile(partial) != profile:
             raise DeviceError(
                 f"profile '{profile.name}' does not read back from its file as it was measured, "
                 "which is a defect of smartmem: report it with the output of --json."
             )
-        # mkstemp makes files that nobody else can read.
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
         check_output(path, force=force)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def check_output(path: Path, *, force: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ..errors import SmartMemError
+from ..whole_files import replacing
 
 if TYPE_CHECKING:
     from ..tuning.records import Records
@@ -95,6 +95,5 @@ def plot_tuning(path: Path, session: TuningSession, records: Records) -> None:
     axes.set_xlabel("trials")
     axes.set_ylabel("kernels of an inference (ms)")
     axes.legend()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(partial, format="svg")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="svg")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .cache_model import CacheModel
 from .configurations import CacheConfiguration, CacheConfigurations, CacheShape, load_configurations
-from .models import scheduled_module, simulate_model
+from .models import simulate_model
 from .results import Accesses, CacheCounts, Counts, KernelSimulation, LevelCounts, Simulation
 from .simulate import simulate, simulate_function
 
@@ -28,7 +28,6 @@ __all__ = [
     "LevelCounts",
     "Simulation",
     "load_configurations",
-    "scheduled_module",
     "simulate",
     "simulate_function",
     "simulate_model",

@@ -6,30 +6,10 @@ from collections.abc import Callable, Collection
 
 import tvm
 
-from ..pipeline import pipeline_stages
+from ..pipeline import module_before
 from .configurations import CacheConfigurations
 from .results import Simulation
 from .simulate import simulate
-
-_LAST = "verify"
-
-
-def scheduled_module(
-    mod: tvm.IRModule,
-    target: tvm.target.Target,
-    dtype: str = "float32",
-    disable: Collection[str] = (),
-    progress: Callable[[str], None] | None = None,
-) -> tvm.IRModule:
-    """The module after the pipeline's stage ``"verify"``: scheduled, textures not yet flattened."""
-    with target:
-        for name, passes in pipeline_stages(target, dtype, disable):
-            if progress is not None:
-                progress(name)
-            mod = tvm.transform.Sequential(passes)(mod)
-            if name == _LAST:
-                return mod
-    raise LookupError(f"the pipeline has no stage '{_LAST}'")
 
 
 def simulate_model(
@@ -43,5 +23,5 @@ def simulate_model(
     progress: Callable[[str], None] | None = None,
 ) -> Simulation:
     """Run the pipeline up to scheduled kernels, then :func:`.simulate.simulate` them."""
-    scheduled = scheduled_module(mod, target, dtype, disable, progress)
+    scheduled = module_before("lower", mod, target, dtype, disable, progress)
     return simulate(scheduled, target, configurations, sample=sample, progress=progress)

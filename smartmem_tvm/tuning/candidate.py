@@ -11,7 +11,6 @@ of the function. No device is needed: the OpenCL C is compiled where it runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,13 +30,10 @@ from smartmem_tvm.schedules.choice import Choice, choice_of, schedule_by
 from ..devices import DeviceProfile, profile_for
 from ..errors import SmartMemError
 from ..execution import opencl_modules
+from ..opencl_source import LARGEST_SOURCE, source_kernels
 from ..pipeline import pipeline_stages
 
 ENTRY = "kernel"
-# What compilers of phones take.
-LARGEST_SOURCE = 64 * 1024
-_BYTES = {"char": 1, "bool": 1, "short": 2, "half": 2, "int": 4, "float": 4, "long": 8, "double": 8}
-_LOCAL = re.compile(r"__local u?([a-z]+?)(\d*) \w+\[(\d+)\]")
 
 
 @tvm_ffi.register_error  # so that it passes through callbacks of TVM as itself
@@ -159,14 +155,13 @@ def check_sources(sources: Sequence[str], profile: DeviceProfile) -> dict[str, i
         ``source_bytes``, ``local_bytes`` (bytes of local memory) and ``arguments`` of the largest
         module and kernel.
     """
-    pieces = [piece for text in sources for piece in re.split(r"(?m)^(?=__kernel\b)", text)[1:]]
-    kernels = [text for text in pieces if ";" not in text.partition("{")[0]]  # no declarations
+    kernels = [kernel for text in sources for kernel in source_kernels(text)]
     if not kernels:
         raise SmartMemError("the build has no OpenCL kernel: nothing of it would run on a device.")
     facts = {
         "source_bytes": max(len(text.encode()) for text in sources),
-        "local_bytes": max(map(_local_bytes, kernels)),
-        "arguments": max(map(_arguments, kernels)),
+        "local_bytes": max(kernel.local_bytes for kernel in kernels),
+        "arguments": max(kernel.arguments for kernel in kernels),
     }
     limits = {
         "source_bytes": (LARGEST_SOURCE, "bytes of source"),
@@ -179,13 +174,3 @@ def check_sources(sources: Sequence[str], profile: DeviceProfile) -> dict[str, i
                 f"{facts[name]} {what} are more than device '{profile.name}' takes ({limit})"
             )
     return facts
-
-
-def _arguments(kernel: str) -> int:
-    return kernel.partition("{")[0].rpartition("(")[2].count(",") + 1
-
-
-def _local_bytes(text: str) -> int:
-    return sum(
-        _BYTES[kind] * int(lanes or 1) * int(count) for kind, lanes, count in _LOCAL.findall(text)
-    )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from tvm_ffi import structural_map
 from smartmem_tvm.analysis.texels import is_texture
 
 from ..errors import SmartMemError
+from ..whole_files import replacing, write_text
 from .candidate import ENTRY
 from .measure_inputs import Arrays, draw, written
 
@@ -80,7 +80,7 @@ def write_task(folder: Path, name: str, func: tirx.PrimFunc, target: Target) -> 
     """
     (folder / name).mkdir(parents=True, exist_ok=True)
     text = tvm.ir.save_json(func.with_attr("target", target))
-    _rename(folder / name / _FUNCTION, lambda path: path.write_text(text, "utf-8"))
+    write_text(folder / name / _FUNCTION, text)
 
 
 def read_task(folder: Path) -> tuple[tirx.PrimFunc, Target]:
@@ -103,12 +103,8 @@ def save_reference(folder: Path, reference: Reference) -> None:
     """Write the reference of a task, whole or not at all."""
     arrays: dict[str, Any] = {str(n): array for n, array in reference.outputs.items()}
     arrays[_FACTS] = np.array(json.dumps(reference.facts))
-
-    def save(path: Path) -> None:
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
-
-    _rename(folder / _REFERENCE, save)
+    with replacing(folder / _REFERENCE) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def read_reference(folder: Path) -> Reference:
@@ -210,12 +206,3 @@ def largest_error(
             said = "is not finite where the reference is" if error == math.inf else f"{error:.3g}"
             wrong = f"relative error of '{param.name}': {said} (at most {tolerance:g})"
     return worst, wrong
-
-
-def _rename(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

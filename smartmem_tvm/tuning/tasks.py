@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tvm
 from tvm import tirx
@@ -21,12 +20,12 @@ from tvm_ffi import structural_hash
 
 from ..analysis import is_host_function
 from ..analysis.kernels import count_calls
-from ..pipeline import pipeline_stages
+from ..pipeline import module_before
 from ..schedules import ApplySchedules, RuleDeclined, own_rules
 from ..schedules.base import IS_SCHEDULED
 from ..schedules.space import ScheduleSpace, rules_choice
 
-_STAGE = "schedule"
+_SCHEDULING = "smartmem.ApplySchedules"
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,10 @@ def list_tasks(
     progress: Callable[[str], None] | None = None,
 ) -> TaskList:
     """Tasks of a module of Relax operators, in the order in which it first calls them."""
-    unscheduled = before_schedules(mod, target, dtype, disable, progress)
+    unscheduled = module_before(_SCHEDULING, mod, target, dtype, disable, progress)
     found: dict[str, TuningTask] = {}
     left_out: dict[str, str] = {}
-    calls = count_calls(unscheduled, "main")
-    for name, count in calls.items():
+    for name, count in count_calls(unscheduled, "main").items():
         func = unscheduled[name]
         if is_host_function(func, target) or func.attrs.get(IS_SCHEDULED):
             left_out[name] = "it is not scheduled by rules: TVM has a kernel of its own for it"
@@ -101,26 +99,3 @@ def space_of(func: tirx.PrimFunc, target: Target) -> ScheduleSpace:
     with target:
         scheduled = ApplySchedules(own_rules())(tvm.IRModule({"main": func}))["main"]
     return ScheduleSpace(func, target, rules_choice(scheduled))
-
-
-def before_schedules(
-    mod: tvm.IRModule,
-    target: Target,
-    dtype: str = "float32",
-    disable: Collection[str] = (),
-    progress: Callable[[str], None] | None = None,
-) -> tvm.IRModule:
-    """The module as it reaches the schedule rules."""
-    with target:
-        for name, passes in pipeline_stages(target, dtype, disable):
-            if progress is not None:
-                progress(name)
-            for one in passes:
-                if name == _STAGE and _applies_schedules(one):
-                    return mod
-                mod = one(mod)
-    raise LookupError(f"the pipeline applies no schedules in its stage '{_STAGE}'")
-
-
-def _applies_schedules(one: Any) -> bool:
-    return str(one.info.name) == "smartmem.ApplySchedules"

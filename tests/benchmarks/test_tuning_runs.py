@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -18,22 +19,31 @@ from tuning_cases import KEY, bench_in, entry
 from tuning_comparing import UNTUNED
 from tuning_pool import LISTING, write
 from tuning_results import read_results
+from tvm import te
 
+from smartmem_tvm.bench.work import work_folder
 from smartmem_tvm.devices import resolve_profile
 from smartmem_tvm.errors import SmartMemError
-from smartmem_tvm.tuning.reference import host_reference, save_reference, write_task
+from smartmem_tvm.tuning.candidate import build_candidate
+from smartmem_tvm.tuning.reference import host_reference, read_task, save_reference, write_task
+
+
+def product(term):
+    """A small matrix product, if `term` multiplies."""
+    a, b = te.placeholder((64, 48), name="A"), te.placeholder((48, 32), name="B")
+    k = te.reduce_axis((0, 48), name="k")
+    c = te.compute((64, 32), lambda i, j: te.sum(term(a[i, k], b[k, j]), axis=k), name="C")
+    return te.create_prim_func([a, b, c])
 
 
 @pytest.fixture
 def small(tmp_path):
     """Output of a run whose model's pool has one small matrix product."""
-    from tvm import te
-
-    a, b = te.placeholder((64, 48), name="A"), te.placeholder((48, 32), name="B")
-    k = te.reduce_axis((0, 48), name="k")
-    c = te.compute((64, 32), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="C")
-    func = te.create_prim_func([a, b, c])
+    func = product(operator.mul)
     bench = bench_in(tmp_path / "tuning.work")
+    bench.folder.parent.mkdir()
+    with work_folder(bench.folder, fresh=False):
+        pass
     pool = bench.pool("swin/micro", fused=True)
     write_task(pool, KEY, func, resolve_profile("cpu").target())
     tasks = [asdict(replace(entry(), key=KEY, untuned_s=None))]
@@ -113,20 +123,12 @@ def test_metaschedule_tunes_the_same_function(small, monkeypatch, opencl_device)
 
 @pytest.mark.slow
 def test_a_wrong_candidate_is_not_accepted(small, opencl_device):
-    from tvm import te
-
-    from smartmem_tvm.tuning.candidate import build_candidate
-    from smartmem_tvm.tuning.reference import read_task
-
     task = bench_in(small.with_suffix(".work")).tasks / KEY
     func, target = read_task(task)
     right = build_candidate(func, target, None).executable.jit()
     arguments = {"task": str(task), "opencl_device": None, "repeats": 2}
     seconds = tuning_metaschedule.measure_candidate(right, None, None, None, **arguments)
     assert len(seconds) == 2
-    a, b = te.placeholder((64, 48), name="A"), te.placeholder((48, 32), name="B")
-    k = te.reduce_axis((0, 48), name="k")
-    c = te.compute((64, 32), lambda i, j: te.sum(a[i, k] - b[k, j], axis=k), name="C")
-    wrong = build_candidate(te.create_prim_func([a, b, c]), target, None).executable.jit()
+    wrong = build_candidate(product(operator.sub), target, None).executable.jit()
     with pytest.raises(SmartMemError, match="wrong outputs: relative error"):
         tuning_metaschedule.measure_candidate(wrong, None, None, None, **arguments)

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 
 import pytest
-from tvm.rpc.tracker import Tracker
+from rpc_cluster import Cluster
 
 from smartmem_tvm import runtime
 from smartmem_tvm.devices import profile_from_device, read_profile
-from smartmem_tvm.errors import DeviceError
 from smartmem_tvm.probing.files import name_of_device
 from smartmem_tvm.rpc.session import connect
 
@@ -69,21 +65,14 @@ def test_a_local_profile(folder, smartmem_json, smartmem, opencl_info):
 
 @pytest.mark.slow
 def test_a_remote_profile_is_of_the_same_kind(folder, smartmem, opencl_info):
-    tracker = Tracker("127.0.0.1", port=19190, port_end=19390, silent=True)
-    address = f"127.0.0.1:{tracker.port}"
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "smartmem_tvm.rpc.server", "--host", "127.0.0.1", "--silent"),
-            *("--port", "19490", "--port-end", "19690", "--tracker", address, "--key", "k"),
-        ]
-    )
+    cluster = Cluster()
     try:
-        wait_for_server(address)
+        cluster.start("k")
         # The tests' device may be another than the server's first.
         index = str(opencl_info.index)
         code, out, err = smartmem(
-            *("profile-device", "--rpc", address, "--key", "k", "--opencl-device", index),
-            *("--name", "far"),
+            *("profile-device", "--rpc", cluster.address, "--key", "k"),
+            *("--opencl-device", index, "--name", "far"),
         )
         assert code == 0, err
         assert "wrote far.toml" in out
@@ -91,21 +80,10 @@ def test_a_remote_profile_is_of_the_same_kind(folder, smartmem, opencl_info):
         assert profile.name == "far"
         check_profile(profile, opencl_info)
         # The session has ended: the server is free.
-        connect(address, "k", timeout=20).close()
+        connect(cluster.address, "k", timeout=20).close()
     finally:
-        server.terminate()
-        server.wait(60)
-        tracker.terminate()
-
-
-def wait_for_server(address):
-    for _ in range(120):
-        try:
-            connect(address, "k", timeout=5).close()
-            return
-        except DeviceError:
-            time.sleep(0.5)
-    raise AssertionError("the server did not register")
+        ended = cluster.stop()
+    assert ended == ([0], [])
 
 
 def test_an_existing_file_is_kept(folder, smartmem, opencl_info):

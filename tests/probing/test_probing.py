@@ -9,7 +9,7 @@ import pytest
 
 from smartmem_tvm.devices import load_profile, profile_from_device
 from smartmem_tvm.errors import DeviceError
-from smartmem_tvm.probing import bandwidth, compiled, files, peak
+from smartmem_tvm.probing import bandwidth, chase, compiled, files, peak
 from smartmem_tvm.probing.chase import Latency, cache_sizes, latencies, sizes
 from smartmem_tvm.probing.device import ConnectionLost, Kernel, ProbedDevice, last_line
 from smartmem_tvm.probing.profile import Measurement, _optional, make_profile
@@ -107,8 +107,6 @@ def probed(opencl_device):
 
 def test_a_chase_meets_every_line(probed):
     """As many different places as lines: else a cache would seem larger than it is."""
-    from smartmem_tvm.probing import chase
-
     kernels = {"link": Kernel(("handle", "uint32", "uint32"))}
     text = chase._SOURCE.replace("FACTOR", str(chase._FACTOR)).replace("STEP", str(chase._STEP))
     module = probed.load(text, kernels)

@@ -7,13 +7,11 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
 from contextlib import contextmanager
 
 import psutil
 import pytest
-from tvm import rpc
+from rpc_cluster import PATIENCE, listener, wait_until_free
 
 from smartmem_tvm.cli.main import main
 from smartmem_tvm.rpc.check import STEPS, Step, check, complete
@@ -21,7 +19,6 @@ from smartmem_tvm.rpc.check_steps import serve
 from smartmem_tvm.rpc.session import connect
 
 pytestmark = pytest.mark.device
-PATIENCE = 60
 
 
 @pytest.fixture
@@ -74,29 +71,6 @@ def ends_at(report, name):
     assert step.remedy
     assert "Traceback" not in step.found
     return step
-
-
-@contextmanager
-def listener(answer, *, closes=False):
-    """The address of something that takes connections and sends `answer`."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(PATIENCE)
-        done = threading.Event()
-
-        def serve():
-            connection, _ = listening.accept()
-            with connection:
-                connection.sendall(answer)
-                if not closes:
-                    done.wait(PATIENCE)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            done.set()
-            thread.join(PATIENCE)
 
 
 def test_every_step_passes(cluster, server, capsys):
@@ -289,13 +263,7 @@ def upstream_server(cluster):
         ],
         start_new_session=True,
     )
-    deadline = time.monotonic() + PATIENCE
-    tracker = rpc.connect_tracker("127.0.0.1", cluster.tracker.port)
-    while not tracker.summary()["queue_info"].get("upstream", {}).get("free"):
-        assert process.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server did not register"
-        time.sleep(0.1)
-    tracker.close()
+    wait_until_free(cluster.tracker.port, "upstream", process)
     yield process
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(PATIENCE)

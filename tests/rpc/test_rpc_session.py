@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
+from rpc_cluster import listener
 from small_models import mlp, mlp_input
 
 from smartmem_tvm import runtime
@@ -201,22 +202,10 @@ def test_no_tracker_there():
     ],
 )
 def test_something_else_listens_there(answer, match):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        done = threading.Event()
-
-        def serve():
-            connection, _ = listening.accept()
-            connection.sendall(answer)
-            done.wait(30)
-            connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
+    with listener(answer) as address:
         start = time.monotonic()
         with pytest.raises(DeviceError, match=match):
-            connect(f"127.0.0.1:{listening.getsockname()[1]}", "local", timeout=1)
-        done.set()
-        thread.join(30)
+            connect(address, "local", timeout=1)
         assert time.monotonic() - start < 10
 
 

@@ -13,6 +13,7 @@ from tvm.script import tirx as T
 from smartmem_tvm import zoo
 from smartmem_tvm.devices import load_profile
 from smartmem_tvm.frontend import import_model
+from smartmem_tvm.pipeline import module_before
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PROFILES = ("adreno-640", "adreno-740", "cpu", "mali-g710", "nvidia-opencl")
@@ -26,21 +27,19 @@ OTHERS = [
 
 
 @pytest.fixture(scope="module")
-def tools():
+def kernel_checks():
     sys.path.insert(0, str(BENCHMARKS))
     try:
         import kernel_checks
-        import staged_module
     finally:
         sys.path.remove(str(BENCHMARKS))
-    return kernel_checks, staged_module
+    return kernel_checks
 
 
-def check_model(model, profile_name, tools):
-    kernel_checks, staged_module = tools
+def check_model(model, profile_name, kernel_checks):
     profile = load_profile(profile_name)
     imported = import_model(f"zoo:{model}/micro")
-    mod = staged_module.module_before("lower", imported.mod, profile.target())
+    mod = module_before("lower", imported.mod, profile.target())
     found = kernel_checks.check_module(mod, profile)
     assert found["violations"] == []
     assert found["clang"].get("accepted", found["kernels"]) == found["kernels"]
@@ -49,14 +48,14 @@ def check_model(model, profile_name, tools):
 
 
 @pytest.mark.parametrize(("model", "profile"), QUICK)
-def test_kernels_of_a_model_are_legal(model, profile, tools):
-    check_model(model, profile, tools)
+def test_kernels_of_a_model_are_legal(model, profile, kernel_checks):
+    check_model(model, profile, kernel_checks)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "profile"), OTHERS)
-def test_kernels_of_all_models_are_legal(model, profile, tools):
-    check_model(model, profile, tools)
+def test_kernels_of_all_models_are_legal(model, profile, kernel_checks):
+    check_model(model, profile, kernel_checks)
 
 
 @T.prim_func(s_tir=True)
@@ -151,8 +150,7 @@ def on_the_host(x: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32")):
         (on_the_host, "nothing is launched"),
     ],
 )
-def test_illegal_launches_are_found(func, said, tools):
-    kernel_checks, _ = tools
+def test_illegal_launches_are_found(func, said, kernel_checks):
     limits = kernel_checks.Strictest(512, (512, 512, 64), 128)
     lines, _ = kernel_checks.launch_violations(func, limits)
     assert any(re.search(said, line) for line in lines), lines
@@ -168,47 +166,41 @@ def test_illegal_launches_are_found(func, said, tools):
         (wide_indices, "f_kernel: 64-bit integers: "),
     ],
 )
-def test_what_breaks_a_limit_is_found(func, said, tools):
-    kernel_checks, _ = tools
+def test_what_breaks_a_limit_is_found(func, said, kernel_checks):
     found = kernel_checks.check_module(tvm.IRModule({"f": func}), load_profile("cpu"))
     assert any(re.search(said, line) for line in found["violations"]), found
 
 
-def test_facts_of_a_kernel(tools):
-    kernel_checks, _ = tools
+def test_facts_of_a_kernel(kernel_checks):
     found = kernel_checks.check_module(tvm.IRModule({"f": deep_group}), load_profile("cpu"))
     assert (found["functions"], found["kernels"], found["most_arguments"]) == (1, 1, 2)
     assert (found["largest_group"], found["most_local_bytes"]) == (128, 0)
 
 
-def test_strictest_limits_are_the_smallest_of_all_profiles(tools):
-    kernel_checks, _ = tools
+def test_strictest_limits_are_the_smallest_of_all_profiles(kernel_checks):
     profiles = [load_profile(name) for name in PROFILES]
     found = kernel_checks.Strictest.of(profiles)
     assert found == kernel_checks.Strictest(512, (512, 512, 64), 128)
 
 
-def test_barriers_that_all_reach_are_legal(tools):
-    kernel_checks, _ = tools
+def test_barriers_that_all_reach_are_legal(kernel_checks):
     found = kernel_checks.check_module(tvm.IRModule({"f": barrier_for_all}), load_profile("cpu"))
     assert found["violations"] == []
 
 
-def test_kernels_are_found_in_their_file(tools):
-    kernel_checks, _ = tools
+def test_kernels_are_found_in_their_file(kernel_checks):
     text = "__kernel void a(__global int* x);\n__kernel void a(__global int* x) { x[(long)1] = 1; }"
     (kernel,) = kernel_checks.source_kernels(text)
     assert (kernel.name, kernel.arguments) == ("a", 1)
-    assert kernel.wide_line is not None
+    assert kernel_checks.wide_line(kernel) is not None
 
 
-def test_a_counter_that_nothing_reads_may_be_wide(tools):
-    kernel_checks, _ = tools
+def test_a_counter_that_nothing_reads_may_be_wide(kernel_checks):
     loop = "__kernel void a(__global int* x) {\n  for (long r = (long)0; r < (long)6; ++r) {\n"
     (unread,) = kernel_checks.source_kernels(loop + "    x[0] += 1;\n  }\n}")
-    assert unread.wide_line is None
+    assert kernel_checks.wide_line(unread) is None
     (read,) = kernel_checks.source_kernels(loop + "    x[r] += 1;\n  }\n}")
-    assert read.wide_line is not None
+    assert kernel_checks.wide_line(read) is not None
 
 
 @pytest.mark.parametrize(
@@ -223,18 +215,16 @@ def test_a_counter_that_nothing_reads_may_be_wide(tools):
         ("if ((long)32 <= i) {}", True),
     ],
 )
-def test_what_is_stored_in_a_result_may_be_wide(line, wide, tools):
-    kernel_checks, _ = tools
+def test_what_is_stored_in_a_result_may_be_wide(line, wide, kernel_checks):
     (kernel,) = kernel_checks.source_kernels(f"__kernel void f(__global long* y) {{\n{line}\n}}")
-    assert (kernel.wide_line is not None) == wide
+    assert (kernel_checks.wide_line(kernel) is not None) == wide
 
 
 def kernel_of(arguments, body="x[0] = 1;", name="f_kernel"):
     return f"__kernel void {name}({', '.join(arguments)}) {{ {body} }}\n"
 
 
-def test_arguments_are_counted_with_images_and_against_all_profiles(tools):
-    kernel_checks, _ = tools
+def test_arguments_are_counted_with_images_and_against_all_profiles(kernel_checks):
     images = [f"__write_only image2d_array_t o{number}" for number in range(65)]
     images += [f"__read_only image2d_array_t i{number}" for number in range(63)]
     strictest = kernel_checks.Strictest(512, (512, 512, 64), 128)
@@ -251,8 +241,7 @@ def test_arguments_are_counted_with_images_and_against_all_profiles(tools):
     ]
 
 
-def test_declarations_of_other_kernels_count_as_source(tools):
-    kernel_checks, _ = tools
+def test_declarations_of_other_kernels_count_as_source(kernel_checks):
     declared = "__kernel void g_kernel(__global int* x);\n" * 1600
     own = kernel_of(["__global int* x"])
     (said,) = kernel_checks.program_violations({"f_kernel": declared + own, "g_kernel": own})
@@ -262,7 +251,7 @@ def test_declarations_of_other_kernels_count_as_source(tools):
 
 
 @pytest.fixture
-def clang(tools):
+def clang(kernel_checks):
     found = sys.modules["clang_check"].find_clang()
     if found is None:
         pytest.skip("no clang on PATH")
@@ -290,7 +279,7 @@ REFUSED = {
 }
 
 
-def test_clang_says_of_each_kernel_whether_it_is_opencl_c(clang, tools):
+def test_clang_says_of_each_kernel_whether_it_is_opencl_c(clang, kernel_checks):
     check = sys.modules["clang_check"]
     programs = {**ACCEPTED, **{name: text for name, (text, _) in REFUSED.items()}}
     said = check.refusals(programs, True, clang)
@@ -300,8 +289,7 @@ def test_clang_says_of_each_kernel_whether_it_is_opencl_c(clang, tools):
     assert list(check.refusals(ACCEPTED, False, clang)) == ["half"]
 
 
-def test_what_clang_refuses_breaks_a_limit(clang, monkeypatch, tools):
-    kernel_checks, _ = tools
+def test_what_clang_refuses_breaks_a_limit(clang, monkeypatch, kernel_checks):
     source = "// Function: f_kernel\n" + kernel_of(INTS)
     source += "// Function: g_kernel\n" + kernel_of(INTS, "x[0] = nothing;", "g_kernel")
     monkeypatch.setattr(kernel_checks, "_generated", lambda *_: [source])
@@ -313,8 +301,7 @@ def test_what_clang_refuses_breaks_a_limit(clang, monkeypatch, tools):
     assert found["clang"] == {"version": clang.version, "accepted": 1}
 
 
-def test_without_clang_the_check_says_that_it_is_skipped(monkeypatch, capsys, tools):
-    kernel_checks, _ = tools
+def test_without_clang_the_check_says_that_it_is_skipped(monkeypatch, capsys, kernel_checks):
     monkeypatch.setattr(kernel_checks, "find_clang", lambda: None)
     mod = tvm.IRModule({"f": barrier_for_all})
     found = kernel_checks.check_module(mod, load_profile("cpu"))
@@ -326,7 +313,7 @@ def test_without_clang_the_check_says_that_it_is_skipped(monkeypatch, capsys, to
     assert "clang: skipped, no clang and no clang-NN on PATH" in capsys.readouterr().out
 
 
-def test_clang_with_the_highest_number_is_found(monkeypatch, tmp_path, tools):
+def test_clang_with_the_highest_number_is_found(monkeypatch, tmp_path, kernel_checks):
     check = sys.modules["clang_check"]
     find = check.find_clang.__wrapped__  # the one that does not remember
     monkeypatch.setenv("PATH", str(tmp_path))

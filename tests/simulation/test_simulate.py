@@ -18,10 +18,10 @@ from smartmem_tvm.analysis import list_kernels
 from smartmem_tvm.devices import resolve_profile
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.oclgrind import parse_counts
+from smartmem_tvm.pipeline import module_before
 from smartmem_tvm.simulation import (
     CacheModel,
     load_configurations,
-    scheduled_module,
     simulate,
     simulate_function,
 )
@@ -33,7 +33,7 @@ TARGET = tvm.target.Target("opencl", host="llvm")
 
 def scheduled(model):
     target = resolve_profile("cpu").target(None)
-    return scheduled_module(import_model(model).mod, target), target
+    return module_before("lower", import_model(model).mod, target), target
 
 
 def test_a_model_is_the_sum_of_its_launches():

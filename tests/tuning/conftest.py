@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import small_tasks
+from made_records import record, tile
 
 from smartmem_tvm.devices import load_profile
 from smartmem_tvm.tuning.measure import MeasureLimits, Measurer
+from smartmem_tvm.tuning.records_file import RecordsFile
 from smartmem_tvm.tuning.reference import host_reference, save_reference, write_task
 
 HERE = str(Path(__file__).parent)
@@ -20,15 +24,20 @@ def planted(monkeypatch):
     return "planted_kernels:build"
 
 
-@pytest.fixture
-def tasks(tmp_path):
-    """A folder of tasks with references: the functions of `small_tasks` by their names."""
-    import small_tasks
-
+@pytest.fixture(scope="session")
+def written_tasks(tmp_path_factory):
+    """What `tasks` has, to be left as it is: references take the host a while."""
+    folder = tmp_path_factory.mktemp("tasks")
     for name, func in small_tasks.TASKS.items():
-        write_task(tmp_path, name, func, load_profile("cpu").target())
-        save_reference(tmp_path / name, host_reference(func, 0))
-    return tmp_path
+        write_task(folder, name, func, load_profile("cpu").target())
+        save_reference(folder / name, host_reference(func, 0))
+    return folder
+
+
+@pytest.fixture
+def tasks(written_tasks, tmp_path):
+    """A folder of tasks with references: the functions of `small_tasks` by their names."""
+    return shutil.copytree(written_tasks, tmp_path / "tasks")
 
 
 @pytest.fixture
@@ -43,3 +52,19 @@ def measure(tasks):
         return found
 
     return run
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where there is no file of records yet."""
+    return tmp_path / "records.jsonl"
+
+
+@pytest.fixture
+def three(path):
+    """Three records, which the file at `path` has."""
+    items = [record(trial=trial, choice=tile(trial)) for trial in range(3)]
+    with RecordsFile(path) as file:
+        for item in items:
+            file.append(item)
+    return items

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -151,16 +152,25 @@ SPACES = {
 }
 
 
-def search(space, strategy, trials, batch=8):
-    """Least seconds so far after each of `trials`; inf before any has worked."""
-    curve: list[float] = []
-    while len(curve) < trials:
-        points = strategy.propose(min(batch, trials - len(curve)))
+def best_of(space, strategy, trials, batch=8):
+    """Least seconds that a search meets in so many trials; inf where none has worked."""
+    found: list[float | None] = []
+    seen: set[tuple[int, ...]] = set()
+    while len(found) < trials:
+        points = strategy.propose(min(batch, trials - len(found)))
         if not points:
             break
+        assert len(points) <= batch
+        assert not seen & set(points)
+        assert all(space.canonical(point) == point for point in points)
+        seen.update(points)
         seconds = [space.seconds(point) for point in points]
         strategy.learn(points, seconds)
-        for each in seconds:
-            best = curve[-1] if curve else math.inf
-            curve.append(best if each is None else min(best, each))
-    return curve + curve[-1:] * (trials - len(curve))
+        found += seconds
+    return min((each for each in found if each is not None), default=math.inf)
+
+
+@cache
+def median_best(space, make, seeds=20):
+    """Median over seeds of the best of 64 trials; a seed decides a search, so each is run once."""
+    return np.median([best_of(space, make(space, seed), 64) for seed in range(seeds)])

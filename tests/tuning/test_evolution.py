@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
-from synthetic_space import SPACES, SyntheticSpace
+from search_protocol import (
+    check_deterministic,
+    check_earlier_results,
+    check_exhausts,
+    check_proposals,
+)
+from synthetic_space import SPACES, SyntheticSpace, median_best
 
 from smartmem_tvm.tuning.evolution import Evolution
 from smartmem_tvm.tuning.random_search import RandomSearch
 
-
-def search(space, strategy, trials, batch=8):
-    """Seconds of what a search proposes, in order."""
-    found = []
-    seen = set()
-    while len(found) < trials:
-        points = strategy.propose(min(batch, trials - len(found)))
-        if not points:
-            break
-        assert len(points) <= batch
-        assert not seen & set(points)
-        assert all(space.canonical(point) == point for point in points)
-        seen |= set(points)
-        seconds = [space.seconds(point) for point in points]
-        strategy.learn(points, seconds)
-        found += seconds
-    return found
+small = partial(Evolution, population=32)
 
 
 def tiny():
@@ -44,33 +36,25 @@ def test_it_begins_where_it_is_told():
 
 
 def test_a_small_space_is_searched_until_its_end():
-    space = tiny()
-    found = search(space, Evolution(space, 0, population=32), 100, batch=4)
-    assert len(found) == len(space.everything())
+    check_exhausts(tiny(), small, 4)
+
+
+@pytest.mark.parametrize("space", [tiny(), SPACES["product"]], ids=["tiny", "product"])
+def test_proposals_are_new_and_canonical(space):
+    check_proposals(space, small, [8] * 5)
 
 
 def test_the_same_seed_and_times_give_the_same_search():
-    space = SPACES["product"]
-    runs = [search(space, Evolution(space, 5, population=32), 40) for _ in range(2)]
-    assert runs[0] == runs[1]
+    check_deterministic(SPACES["product"], small, 5)
 
 
 def test_what_was_measured_before_is_not_proposed_again():
-    space = tiny()
-    known = sorted(space.everything())[:7]
-    strategy = Evolution(space, 0, population=32)
-    strategy.learn(known, [space.seconds(point) for point in known])
-    found = []
-    while points := strategy.propose(4):
-        strategy.learn(points, [space.seconds(point) for point in points])
-        found += points
-    assert not set(found) & set(known)
-    assert set(found) | set(known) == space.everything()
+    check_earlier_results(tiny(), small, np.random.default_rng(0))
 
 
 def test_failures_are_learned_from():
     space = SPACES["product"]
-    strategy = Evolution(space, 1, population=32)
+    strategy = small(space, 1)
     points = strategy.propose(8)
     strategy.learn(points, [None] * len(points))
     assert len(strategy.propose(8)) == 8
@@ -80,10 +64,4 @@ def test_failures_are_learned_from():
 @pytest.mark.parametrize("name", sorted(SPACES))
 def test_better_than_chance(name):
     space = SPACES[name]
-    best = {
-        make.__name__: np.median(
-            [min(s for s in search(space, make(space, seed), 64) if s) for seed in range(7)]
-        )
-        for make in (Evolution, RandomSearch)
-    }
-    assert best["Evolution"] < best["RandomSearch"]
+    assert median_best(space, Evolution, 7) < median_best(space, RandomSearch, 7)

@@ -11,13 +11,11 @@ from search_protocol import (
     check_proposals,
     small_spaces,
 )
-from synthetic_space import SPACES, SyntheticSpace, search
+from synthetic_space import SPACES, SyntheticSpace, median_best
 
 from smartmem_tvm.tuning import explorer
 from smartmem_tvm.tuning.explorer import Explorer, Settings
 from smartmem_tvm.tuning.random_search import RandomSearch
-
-SEEDS = range(20)
 
 
 def without_learning(space, seed):
@@ -68,12 +66,7 @@ def test_proposals_without_results_do_not_stall():
 
 def test_a_space_where_everything_fails_is_gone_through():
     space = SyntheticSpace((3, 4, 2), ("split", "split", "fuse"), ((1, 1, 0),), lambda p: None)
-    one = Explorer(space, 0)
-    found = []
-    while points := one.propose(5):
-        one.learn(points, [None] * len(points))
-        found += points
-    assert sorted(found) == sorted(space.everything())
+    check_exhausts(space, Explorer, 5)
 
 
 def test_directions_are_a_step_and_for_many_values_a_longer_one():
@@ -150,10 +143,6 @@ def test_earlier_results_are_where_walks_start():
     one.learn([*space.start, good], [1.0, 1e-3])
     changed = [sum(np.not_equal(point, good)) for point in one.propose(8)]
     assert max(changed) <= 3
-
-
-def median_best(space, make, trials=64):
-    return np.median([search(space, make(space, seed), trials)[-1] for seed in SEEDS])
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import planted_kernels as plants
 import psutil
 import pytest
 import small_tasks
+from rpc_cluster import children
 
 from smartmem_tvm.devices import load_profile
 from smartmem_tvm.errors import DeviceError
@@ -19,10 +19,6 @@ from smartmem_tvm.tuning.measure import Job, MeasureLimits, Measurer
 from smartmem_tvm.tuning.measure_device import MOST_LAUNCHES, time_candidate
 
 DOUBLED = Job("doubled", None)
-
-
-def children():
-    return set(psutil.Process().children(recursive=True))
 
 
 @pytest.fixture(autouse=True)
@@ -193,14 +189,12 @@ def test_memory_is_limited(measure):
 
 
 SESSION = """
-import sys
-sys.path.insert(0, {here!r})
 import planted_kernels as plants
 from pathlib import Path
 from smartmem_tvm.devices import load_profile
 from smartmem_tvm.tuning.measure import Job, Measurer
 
-with Measurer(Path({tasks!r}), load_profile("cpu"), builder="planted_kernels:build") as measurer:
+with Measurer(Path({tasks!r}), load_profile("cpu"), builder={builder!r}) as measurer:
     jobs = [Job("doubled", None), Job("doubled", plants.plant(plants.HANG))]
     measurer.measure(jobs, lambda job, outcome: print(outcome.status, flush=True))
 """
@@ -209,9 +203,8 @@ with Measurer(Path({tasks!r}), load_profile("cpu"), builder="planted_kernels:bui
 @pytest.mark.device
 @pytest.mark.slow
 def test_a_session_that_is_killed_leaves_nothing(tasks, planted):
-    here = str(Path(__file__).parent)
     session = subprocess.Popen(
-        [sys.executable, "-c", SESSION.format(here=here, tasks=str(tasks))],
+        [sys.executable, "-c", SESSION.format(tasks=str(tasks), builder=planted)],
         stdout=subprocess.PIPE,
         text=True,
     )

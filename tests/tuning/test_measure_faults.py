@@ -51,12 +51,15 @@ def session_of(server):
 
 @contextmanager
 def meanwhile(act):
-    """Do something in another thread; what it raises is raised here at the end, if nothing was."""
-    failures = []
+    """Do something in another thread, given an event that is set once the block has ended.
+
+    What it raises is raised here at the end, if nothing was.
+    """
+    failures, ended = [], threading.Event()
 
     def run():
         try:
-            act()
+            act(ended)
         except Exception as error:
             failures.append(error)
 
@@ -65,6 +68,7 @@ def meanwhile(act):
     try:
         yield
     finally:
+        ended.set()
         thread.join(120)
     if failures:
         raise failures[0]
@@ -83,6 +87,19 @@ def busy(process, seconds):
         return process is not None and process.cpu_times().user > seconds
     except psutil.NoSuchProcess:
         return False
+
+
+def session_at_work(server):
+    """The process that serves a session, once it has worked for a second."""
+    wait_until(lambda: busy(session_of(server), 1.0))
+    return session_of(server)
+
+
+def kill_at_work(server):
+    """Kill a server and the session that it serves, once that has worked for a second."""
+    session = session_at_work(server)
+    server.kill()
+    session.kill()
 
 
 def statuses(found):
@@ -104,12 +121,7 @@ def test_a_server_measures_as_this_machine_does(cluster, remote, measure, opencl
 @pytest.mark.slow
 def test_a_session_process_is_killed(cluster, remote):
     server = cluster.start("key")
-
-    def drop():
-        wait_until(lambda: busy(session_of(server), 1.0))
-        session_of(server).kill()
-
-    with meanwhile(drop):
+    with meanwhile(lambda _: session_at_work(server).kill()):
         found = remote([DOUBLED, SLOW, DOUBLED])
     assert Counter(statuses(found)) == {"ok": 3}
     assert Counter(job for job, _ in found) == {DOUBLED: 2, SLOW: 1}
@@ -119,15 +131,12 @@ def test_a_session_process_is_killed(cluster, remote):
 def test_a_server_is_killed_and_started_again(cluster, remote):
     server = cluster.start("key")
 
-    def kill():
-        wait_until(lambda: busy(session_of(server), 1.0))
-        session = session_of(server)
-        server.kill()
-        session.kill()
+    def restart(_):
+        kill_at_work(server)
         time.sleep(2.0)
         cluster.start("key")
 
-    with meanwhile(kill):
+    with meanwhile(restart):
         found = remote([DOUBLED, SLOW, DOUBLED])
     assert Counter(statuses(found)) == {"ok": 3}
 
@@ -136,10 +145,10 @@ def test_a_server_is_killed_and_started_again(cluster, remote):
 def test_a_tracker_is_restarted(cluster, remote):
     server = cluster.start("key")
 
-    def restart():
-        wait_until(lambda: busy(session_of(server), 1.0))
+    def restart(_):
+        session = session_at_work(server)
         cluster.tracker.terminate()
-        session_of(server).kill()  # nobody can connect anew now
+        session.kill()  # nobody can connect anew now
         time.sleep(2.0)
         cluster.start_tracker_again()
 
@@ -151,27 +160,22 @@ def test_a_tracker_is_restarted(cluster, remote):
 @pytest.mark.slow
 def test_a_candidate_that_ends_its_server_each_time(cluster, remote):
     server = cluster.start("key")
-    ended = []
-    stop = threading.Event()
+    killed = []
 
-    def crash():
+    def crash(ended):
         # As a driver does that cannot stand the kernel: whatever runs for long is killed.
-        while not stop.is_set():
+        while not ended.wait(0.02):
             session = session_of(server)
-            if session not in ended and busy(session, 3.0):
+            if session not in killed and busy(session, 3.0):
                 session.kill()
-                ended.append(session)
-            time.sleep(0.02)
+                killed.append(session)
 
     with meanwhile(crash):
-        try:
-            found = remote([HANG, DOUBLED])
-        finally:
-            stop.set()
-    by_job = {job: outcome for job, outcome in found}
+        found = remote([HANG, DOUBLED])
+    by_job = dict(found)
     assert (by_job[HANG].status, by_job[DOUBLED].status) == ("crash", "ok")
     assert "at each of 3 attempts: " in by_job[HANG].reason
-    assert len(ended) == 3
+    assert len(killed) == 3
 
 
 @pytest.mark.slow
@@ -187,28 +191,24 @@ def test_a_hang_costs_the_session_and_no_more(cluster, remote):
 def test_a_slow_server_and_a_dead_one(cluster, remote):
     servers = [cluster.start("key") for _ in range(3)]
     servers[0].kill()
-    slow, stop = servers[1], threading.Event()
+    slow = psutil.Process(servers[1].pid)
 
-    def hold_back():
+    def hold_back(ended):
         # It runs for a fifth of the time.
-        while not stop.is_set():
+        while not ended.wait(0.02):
             try:
-                family = [psutil.Process(slow.pid), *psutil.Process(slow.pid).children()]
+                family = [slow, *slow.children()]
                 for process in family:
                     process.send_signal(signal.SIGSTOP)
-                stop.wait(0.08)
+                ended.wait(0.08)
                 for process in family:
                     process.send_signal(signal.SIGCONT)
             except psutil.NoSuchProcess:
                 pass
-            stop.wait(0.02)
 
     jobs = [DOUBLED, SLOW, Job("matmul", None), Job("root", None)] * 3
     with meanwhile(hold_back):
-        try:
-            found = remote(jobs, servers=3)
-        finally:
-            stop.set()
+        found = remote(jobs, servers=3)
     assert set(statuses(found)) == {"ok"}
     assert Counter(job for job, _ in found) == Counter(jobs)
 
@@ -216,16 +216,9 @@ def test_a_slow_server_and_a_dead_one(cluster, remote):
 @pytest.mark.slow
 def test_all_servers_are_gone(cluster, remote):
     server = cluster.start("key")
-
-    def kill():
-        wait_until(lambda: busy(session_of(server), 1.0))
-        session = session_of(server)
-        server.kill()
-        session.kill()
-
     match = r"could be used for 5 s: \d+ connections were tried"
     found = []
-    with meanwhile(kill), pytest.raises(DeviceError, match=match):
+    with meanwhile(lambda _: kill_at_work(server)), pytest.raises(DeviceError, match=match):
         remote([DOUBLED, SLOW, DOUBLED], found=found, patience_s=5.0)
     assert [(job, outcome.status) for job, outcome in found] == [(DOUBLED, "ok")]
 

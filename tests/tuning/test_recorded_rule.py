@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
+from made_records import record, write_records
 from small_models import mlp, mlp_input, mlp_reference
 
 import smartmem_tvm
@@ -16,8 +17,7 @@ from smartmem_tvm.frontend import import_model
 from smartmem_tvm.schedules import ApplySchedules, own_rules, refusals, rule_of
 from smartmem_tvm.schedules.choice import choice_of
 from smartmem_tvm.tuning.recorded_rule import Recorded, tuned_functions
-from smartmem_tvm.tuning.records import Record, utc_now
-from smartmem_tvm.tuning.records_file import RecordsFile, read_records
+from smartmem_tvm.tuning.records_file import read_records
 from smartmem_tvm.tuning.tasks import list_tasks
 
 PROFILE = "cpu"
@@ -36,39 +36,16 @@ def other_choice(task, number=0):
             return task.space.choice(point)
 
 
-def record(task, choice, seconds, **fields):
-    given = {
-        "task": task.key,
-        "name": task.name,
-        "profile": PROFILE,
-        "device": "somewhere",
-        "driver": "1",
-        "choice": choice if isinstance(choice, dict) else choice.to_dict(),
-        "status": "ok",
-        "seconds": (seconds,),
-        "error": 0.0,
-        "reason": None,
-        "strategy": "random",
-        "seed": 0,
-        "trial": 1,
-        "when": utc_now(),
-    }
-    return Record(**{**given, **fields})
-
-
-def stored(tmp_path, records):
-    path = tmp_path / "records.jsonl"
-    with RecordsFile(path) as file:
-        for one in records:
-            file.append(one)
-    return path
+def measured(task, choice, seconds, profile=PROFILE):
+    choice = choice if isinstance(choice, dict) else choice.to_dict()
+    return record(task=task.key, name=task.name, profile=profile, choice=choice, seconds=(seconds,))
 
 
 def test_the_best_record_is_what_is_compiled(tmp_path, opencl_device):
     mine = tasks()
-    records = [record(task, other_choice(task, n), 1e-6) for n, task in enumerate(mine)]
-    records += [record(task, other_choice(task, 50), 1e-3) for task in mine]
-    path = stored(tmp_path, records)
+    records = [measured(task, other_choice(task, n), 1e-6) for n, task in enumerate(mine)]
+    records += [measured(task, other_choice(task, 50), 1e-3) for task in mine]
+    path = write_records(tmp_path / "records.jsonl", records)
     artifact = smartmem_tvm.compile(mlp(), PROFILE, records=path)
     assert sorted(artifact.manifest.tuned.values()) == sorted(task.key for task in mine)
     assert artifact.manifest.records_digest == read_records(path).digest
@@ -79,16 +56,17 @@ def test_the_best_record_is_what_is_compiled(tmp_path, opencl_device):
 
 def test_compiling_with_records_is_deterministic(tmp_path):
     mine = tasks()
-    records = [record(task, other_choice(task, n), 1e-6) for n in range(4) for task in mine]
-    one = smartmem_tvm.compile(mlp(), PROFILE, records=stored(tmp_path, records))
-    (tmp_path / "again").mkdir()
-    other = smartmem_tvm.compile(mlp(), PROFILE, records=stored(tmp_path / "again", records[::-1]))
+    records = [measured(task, other_choice(task, n), 1e-6) for n in range(4) for task in mine]
+    one, other = (
+        smartmem_tvm.compile(mlp(), PROFILE, records=write_records(tmp_path / name, items))
+        for name, items in (("one", records), ("other", records[::-1]))
+    )
     assert one.sources == other.sources
     assert one.manifest.records_digest == other.manifest.records_digest
 
 
 def scheduled(task, records, tmp_path):
-    rule = Recorded.best_of(read_records(stored(tmp_path, records)))
+    rule = Recorded.best_of(read_records(write_records(tmp_path / "records.jsonl", records)))
     target = load_profile(PROFILE).target()
     with target:
         module = tvm.IRModule({"f": task.func})
@@ -98,7 +76,7 @@ def scheduled(task, records, tmp_path):
 def test_other_profiles_and_tasks_are_not_taken(tmp_path):
     one, other = tasks()
     choice = other_choice(one)
-    records = [record(other, choice, 1e-6), record(one, choice, 1e-6, profile="adreno-740")]
+    records = [measured(other, choice, 1e-6), measured(one, choice, 1e-6, profile="adreno-740")]
     module = scheduled(one, records, tmp_path)
     assert rule_of(module["f"]) != "Recorded"
     assert tuned_functions(module) == {}
@@ -106,10 +84,8 @@ def test_other_profiles_and_tasks_are_not_taken(tmp_path):
 
 def test_a_record_that_does_not_fit_is_passed_over_with_the_reason(tmp_path):
     one, _ = tasks()
-    for number, choice in enumerate(({"lane": 9, "width": 8}, {"later": 1})):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        module = scheduled(one, [record(one, choice, 1e-6)], folder)
+    for choice in ({"lane": 9, "width": 8}, {"later": 1}):
+        module = scheduled(one, [measured(one, choice, 1e-6)], tmp_path)
         assert rule_of(module["f"]) not in (None, "Recorded")
         assert any("Recorded:" in reason for reason in refusals(module["f"]))
         assert tuned_functions(module) == {}
@@ -118,7 +94,7 @@ def test_a_record_that_does_not_fit_is_passed_over_with_the_reason(tmp_path):
 def test_what_was_wrong_is_not_taken(tmp_path):
     one, _ = tasks()
     fast, slow = other_choice(one, 1), other_choice(one, 2)
-    records = [record(one, fast, 1e-9), record(one, slow, 1e-3)]
+    records = [measured(one, fast, 1e-9), measured(one, slow, 1e-3)]
     wrong = replace(records[0], status="wrong", seconds=(), error=1.0)
     module = scheduled(one, [*records, wrong], tmp_path)
     assert rule_of(module["f"]) == "Recorded"

@@ -12,8 +12,8 @@ Legal where a datum of more than 32 bits would be outside of the tensor that it 
 that none comes: it is the index, or that with a number added or subtracted, or both branches of a
 choice that asks nothing else are such. Not where it is divided, clamped, computed with otherwise or
 stored: ``x[datum % 8]`` is an element for every datum. Data whose bounds are known, because the
-module makes it (:mod:`._data_bounds`), is legal everywhere. A 64-bit result is cast where it is
-stored.
+module makes it (:mod:`smartmem_tvm.analysis.data_bounds`), is legal everywhere. A 64-bit result is
+cast where it is stored.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from tvm.ir.expr import TensorLoad
 from tvm.s_tir import SBlock
 from tvm_ffi import structural_equal, structural_map, structural_visit, structural_walk
 
+from smartmem_tvm.analysis.data_bounds import WIDE_TYPES, Bounds
 from smartmem_tvm.analysis.expressions import dtype_of, loads_of
-
-from ._data_bounds import WIDE_TYPES, Bounds
 
 # Exact in 32 bits where operands and results fit, as all must (`narrow_indices.py`).
 CUT = (

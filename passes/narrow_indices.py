@@ -20,6 +20,9 @@ is known to be small (``_narrow_data.py``; TVM narrows no function with such dat
 is left as it is has the reason in its attribute ``smartmem.wide_indices``. Functions without
 symbols, integers to read and 64-bit results are TVM's to narrow.
 
+A function alone, which nothing calls, is narrowed where its attribute ``smartmem.data_bounds`` says
+what its data would be within (:func:`smartmem_tvm.analysis.data_bounds.with_bounds`).
+
 Requires: scheduled functions, called through ``call_tir``; inputs within their bounds.
 Guarantees: the same values; symbols, loops and indices of a narrowed function are 32 bits wide.
 """
@@ -34,15 +37,18 @@ from tvm import relax, tirx
 from tvm.ir.expr import TensorLoad
 from tvm_ffi import structural_map, structural_walk
 
-from ._data_bounds import (
+from smartmem_tvm.analysis.data_bounds import (
     CALLS,
+    DATA_BOUNDS,
     DATA_LIMIT,
     WIDE_TYPES,
     Bounds,
     bind_ranges,
     bounded_variable,
     data_bounds,
+    known_bounds,
 )
+
 from ._graph import CALL_TIR_INPLACE
 from ._narrow_data import HeldData, hold_narrow
 
@@ -62,6 +68,9 @@ class NarrowIndices:
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with indices narrowed where that is safe."""
         largest, bounds = _symbols_of_calls(mod), data_bounds(mod)
+        for gv, func in mod.functions.items():
+            if gv not in largest and isinstance(func, tirx.PrimFunc) and DATA_BOUNDS in func.attrs:
+                largest[gv], bounds[gv] = {}, known_bounds(func)
         mod = mod.clone()
         for gv, symbols in largest.items():
             func = mod[gv]

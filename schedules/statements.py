@@ -7,12 +7,15 @@ from typing import Any
 
 import tvm
 from tvm import tirx
+from tvm.ir.prim import expr as prim
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import ForKind
-from tvm_ffi import structural_visit
+from tvm_ffi import structural_visit, structural_walk
 
 from smartmem_tvm.analysis.expressions import const, substitute
+from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 
+_DIVISIONS = (prim.FloorDiv, prim.FloorMod)
 TRUE = tirx.IntImm("bool", 1)
 
 
@@ -71,7 +74,12 @@ def private(name: str, shape: Sequence[int], dtype: str, scope: str = "local") -
 
 
 def size_written(stmt: Any) -> int:
-    """Expressions of a statement's source, where unrolled loops are written out."""
+    """Expressions of a statement's source, where unrolled loops are written out.
+
+    A division rounds towards zero in OpenCL C, and where what is divided may be negative TVM writes
+    it twice to round down. A conditional expression is then written twice indeed: no value that
+    depends on a branch is kept for both.
+    """
     total = 0
     copies = 1
 
@@ -88,8 +96,28 @@ def size_written(stmt: Any) -> int:
         total += copies
         return visitor.default_visit(node)
 
-    structural_visit(stmt, [(tirx.For, unrolled), (tvm.ir.Expr, expression)])
+    def division(node: Any, visitor: Any) -> Any:
+        nonlocal copies
+        times = 2 if _has_branch(node.a) else 1
+        copies *= times
+        expression(node, visitor)
+        copies //= times
+        return None
+
+    visits = [(tirx.For, unrolled), (_DIVISIONS, division), (tvm.ir.Expr, expression)]
+    structural_visit(stmt, visits)
     return total
+
+
+def _has_branch(expr: Any) -> bool:
+    found: list[Any] = []
+
+    def call(node: Any) -> None:
+        if node.op.same_as(IF_THEN_ELSE):
+            found.append(node)
+
+    structural_walk(expr, [(tvm.ir.Call, call), (tirx.Select, found.append)])
+    return bool(found)
 
 
 def kernel_function(func: tirx.PrimFunc, body: Any) -> tirx.PrimFunc:

@@ -19,6 +19,7 @@ from tvm.target import Target
 from tvm_ffi import structural_hash
 
 from ..analysis import is_host_function
+from ..analysis.data_bounds import data_bounds, with_bounds
 from ..analysis.kernels import count_calls
 from ..pipeline import module_before
 from ..schedules import ApplySchedules, RuleDeclined, own_rules
@@ -39,7 +40,7 @@ class TuningTask:
     name : str
         What its first function is called in the model.
     func : tirx.PrimFunc
-        The function as the schedule rules get it.
+        The function as the schedule rules get it, with what its callers know of its data.
     space : ScheduleSpace
         Its schedules; the first point to begin with is what the rules choose.
     calls : int
@@ -78,6 +79,7 @@ def list_tasks(
     unscheduled = module_before(_SCHEDULING, mod, target, dtype, disable, progress)
     found: dict[str, TuningTask] = {}
     left_out: dict[str, str] = {}
+    bounds = {gv.name_hint: own for gv, own in data_bounds(unscheduled).items()}
     for name, count in count_calls(unscheduled, "main").items():
         func = unscheduled[name]
         if is_host_function(func, target) or func.attrs.get(IS_SCHEDULED):
@@ -85,10 +87,13 @@ def list_tasks(
             continue
         key = task_key(func)
         if key in found:
-            found[key] = replace(found[key], calls=found[key].calls + count)
+            known = found[key]
+            shared = with_bounds(known.func, bounds.get(name, {}))
+            found[key] = replace(known, func=shared, calls=known.calls + count)
             continue
         try:
-            found[key] = TuningTask(key, name, func, space_of(func, target), count)
+            alone = with_bounds(func, bounds.get(name, {}))
+            found[key] = TuningTask(key, name, alone, space_of(func, target), count)
         except RuleDeclined as reason:
             left_out[name] = str(reason)
     return TaskList(tuple(found.values()), left_out)

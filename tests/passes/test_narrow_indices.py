@@ -16,8 +16,8 @@ from tvm.script import tirx as T
 from tvm_ffi import structural_walk
 
 import smartmem_tvm
+from smartmem_tvm.analysis.data_bounds import data_bounds, known_bounds, with_bounds
 from smartmem_tvm.passes import ClassifyOperators, FuseOperators, NarrowIndices
-from smartmem_tvm.passes._data_bounds import data_bounds
 from smartmem_tvm.passes.narrow_indices import WIDE
 from smartmem_tvm.schedules import ApplySchedules, schedule_rules
 
@@ -182,6 +182,26 @@ def test_constants_are_as_large_as_their_values(values, narrow):
     for func in kernels(NarrowIndices()(mod)):
         assert (WIDE not in func.attrs) == narrow
         assert (wide_values(func) == []) == narrow
+
+
+@pytest.mark.parametrize(("known", "narrow"), [([(0, 149)], True), ([], False), (None, False)])
+def test_a_function_alone_is_told_what_its_data_is(known, narrow):
+    mod = joined(lambda x: thirds(x, relax.const([3, 131], "int64")), (50, 4))
+    func = next(one for one in kernels(mod) if wide_values(one))
+    places = [n for n, param in enumerate(func.params) if str(param.dtype) == "int64"]
+    if known is not None:
+        func = with_bounds(func, dict(zip(places, known, strict=False)))
+    after = NarrowIndices()(tvm.IRModule({"alone": func}))["alone"]
+    assert (wide_values(after) == []) == narrow
+    assert (WIDE in after.attrs) == (known == [])  # without the attribute nothing is tried
+
+
+def test_bounds_of_several_callers_hold_for_all():
+    once = with_bounds(shown, {0: (0, 3)})
+    assert known_bounds(once) == {0: (0, 3)}
+    assert known_bounds(with_bounds(once, {0: (-2, 1)})) == {0: (-2, 3)}
+    assert known_bounds(with_bounds(once, {})) == {}
+    assert known_bounds(with_bounds(with_bounds(once, {}), {0: (0, 1)})) == {}
 
 
 def test_results_are_as_large_as_what_is_stored_in_them():

@@ -30,6 +30,21 @@ def test_unrolled_loops_count_as_often_as_they_are_written():
         assert size_written(loop(at, tirx.IntImm("int32", 8), store, kind)) == once
 
 
+def test_what_a_division_repeats_counts_as_often():
+    buffer, at = tirx.decl_buffer((64,), "int32", "b", layout=None), tirx.Var("i", "int32")
+    read = buffer[at]
+    chosen = tirx.if_then_else(read < 0, read + 9, read)
+    sizes = {
+        name: size_written(tirx.BufferStore(buffer, value, [at]))
+        for name, value in {"read": read, "chosen": chosen}.items()
+    }
+    three = tirx.const(3, "int32")
+    divided = size_written(tirx.BufferStore(buffer, tirx.floordiv(read, three), [at]))
+    assert divided == sizes["read"] + 2  # the division and its divisor
+    divided = size_written(tirx.BufferStore(buffer, tirx.floordiv(chosen, three), [at]))
+    assert divided >= 2 * (sizes["chosen"] - 1)
+
+
 def test_tiles_become_smaller_until_one_element_is_left():
     tile: Tile | None = Tile(((0, 8), (2, 3)), 1, 16, inner_width=16)
     seen = []

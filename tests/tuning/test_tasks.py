@@ -11,6 +11,7 @@ from tvm import te, topi
 from tvm.script import ir as I
 from tvm.script import relax as R
 
+from smartmem_tvm.analysis.data_bounds import known_bounds
 from smartmem_tvm.devices import load_profile
 from smartmem_tvm.frontend import import_model
 from smartmem_tvm.tuning.tasks import list_tasks, space_of, task_key
@@ -75,6 +76,26 @@ def test_the_same_kernel_twice_is_one_task():
 
     (task,) = list_tasks(Module, cpu(), disable=["layouts"]).tasks
     assert task.calls == 2
+
+
+def test_a_task_knows_its_data():
+    @I.ir_module
+    class Module:
+        @R.function
+        def main(x: R.Tensor((50, 4), "float32"), at: R.Tensor((3,), "int64")):
+            with R.dataflow():
+                one = R.take(x, R.const([3, 49, 0], "int64"), axis=0)
+                two = R.add(one, R.take(x, at, axis=0))
+                R.output(two)
+            return two
+
+    known = [
+        list(known_bounds(task.func).values())
+        for task in list_tasks(Module, cpu(), disable=["fuse", "eliminate"]).tasks
+        if any(str(param.dtype) == "int64" for param in task.func.params)
+    ]
+    # One kernel for both: what is known of a constant is not of the other's data.
+    assert known == [[]]
 
 
 def test_open_shapes_are_left_out_with_the_reason():

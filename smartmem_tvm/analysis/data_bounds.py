@@ -24,6 +24,8 @@ from tvm_ffi import structural_map, structural_walk
 CALLS = tuple(tvm.ir.Op.get(f"relax.{name}") for name in ("call_tir", "call_tir_inplace"))
 RESHAPE = tvm.ir.Op.get("relax.reshape")
 WIDE_TYPES = ("int64", "uint64")
+# Attribute of a function that is to stand alone: {"1": [0, 8]}.
+DATA_BOUNDS = "smartmem.data_bounds"
 # What is beyond has no bounds here; no element is further away than this.
 DATA_LIMIT = 2**30
 
@@ -49,6 +51,22 @@ def data_bounds(mod: tvm.IRModule) -> dict[Any, dict[int, Bounds]]:
 
         structural_walk(func.body, (tvm.ir.Call, visit))
     return {gv: {n: b for n, b in places.items() if b} for gv, places in passed.items()}
+
+
+def with_bounds(func: tirx.PrimFunc, bounds: Mapping[int, Bounds]) -> tirx.PrimFunc:
+    """The function with what is known of its data, for where its callers are not there.
+
+    Bounds that it has already stand for other calls: what is known is what holds in all.
+    """
+    if DATA_BOUNDS in func.attrs:
+        earlier = known_bounds(func)
+        bounds = {n: _both(earlier[n], b) for n, b in bounds.items() if n in earlier}
+    return func.with_attr(DATA_BOUNDS, {str(n): [*b] for n, b in bounds.items()})
+
+
+def known_bounds(func: tirx.PrimFunc) -> dict[int, Bounds]:
+    """Bounds that :func:`with_bounds` gave a function."""
+    return {int(n): (int(b[0]), int(b[1])) for n, b in func.attrs[DATA_BOUNDS].items()}
 
 
 def bind_ranges(func: tirx.PrimFunc, analyzer: tvm.sym.Analyzer) -> None:
@@ -128,8 +146,8 @@ def _results(func: tirx.PrimFunc, call: Any, known: Mapping[Any, Any]) -> tuple[
 
     structural_walk(func.body, (tirx.BufferStore, store))
     return tuple(
-        _near(min(b.min_value for b in bounds), max(b.max_value for b in bounds))
-        if (bounds := stored.get(result))
+        _near(min(b.min_value for b in every), max(b.max_value for b in every))
+        if (every := stored.get(result))
         else None
         for result in results
     )

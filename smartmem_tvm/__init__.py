@@ -16,12 +16,14 @@ register()
 __all__ = [
     "Artifact",
     "ArtifactError",
+    "Budget",
     "DeviceError",
     "ModelError",
     "SmartMemError",
     "compile",
     "load",
     "pipeline",
+    "tune",
 ]
 __version__ = "0.1.0"
 
@@ -32,6 +34,10 @@ def __getattr__(name: str):
         from .compiler import compile
 
         return compile
+    if name in ("Budget", "tune"):
+        from .tuning import session, tune
+
+        return session.Budget if name == "Budget" else tune.tune
     if name in ("Artifact", "load"):
         from .artifact import Artifact
 

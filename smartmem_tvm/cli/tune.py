@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SmartMemError
 from . import options
 
 if TYPE_CHECKING:
-    from ..devices import DeviceProfile
     from ..tuning.session import TuningSession
-    from ..tuning.tasks import TuningTask
 
 DEFAULT_MINUTES = 10.0
 # Seconds between lines where stderr is no terminal.
@@ -97,67 +93,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune; exit code 1 when nothing could be measured."""
-    from ..linking import check_host, find_linker
-    from ..tuning.measure import MeasureLimits, Measurer
-    from ..tuning.records_file import RecordsFile
-    from ..tuning.reference import write_task
-    from ..tuning.session import TuningSession
-    from ..tuning.strategies import DEFAULT, check_strategy
-    from ..tuning.tasks import list_tasks
+    from ..tuning.measure import MeasureLimits
+    from ..tuning.strategies import DEFAULT
+    from ..tuning.tune import open_session
 
-    budget = _budget(args)
-    check_strategy(args.strategy or DEFAULT)
-    if args.host is not None:
-        check_host(args.host)
-        find_linker(args.host, None)
-    profile = _profile(args)
-    with options.progress() as stage:
-        imported = _import(args, stage)
-        target = profile.target(args.host)
-        found = list_tasks(imported.mod, target, args.dtype, progress=stage)
-    tasks = _chosen(found.tasks, args.tasks)
-    if not tasks:
-        raise SmartMemError(f"'{args.model}' has no kernel that could be tuned.")
-    limits = MeasureLimits(args.time_limit, int(args.memory_limit * (1 << 30)), args.repeats)
-    with (
-        RecordsFile(args.records) as file,
-        tempfile.TemporaryDirectory(prefix="smartmem-tune-") as folder,
-    ):
-        for task in tasks:
-            write_task(Path(folder), task.key, task.func, target)
-        with (
-            Measurer(
-                Path(folder),
-                profile,
-                opencl_device=args.opencl_device,
-                rpc=None if args.rpc is None else (args.rpc, args.key),
-                servers=args.servers,
-                limits=limits,
-            ) as measurer,
-            _watching(args) as watch,
-        ):
-            session = TuningSession(
-                tasks,
-                measurer,
-                file.append,
-                str(target.attrs["model"]),
-                strategy=args.strategy or DEFAULT,
-                seed=args.seed,
-                budget=budget,
-                known=file.earlier,
-                watch=watch,
+    budget, names = _budget(args), args.tasks
+    with ExitStack() as opened:
+        with options.progress() as stage:
+            session = opened.enter_context(
+                open_session(
+                    args.model,
+                    args.device,
+                    records=args.records,
+                    budget=budget,
+                    strategy=args.strategy or DEFAULT,
+                    seed=args.seed,
+                    tasks=None if names is None else [n.strip() for n in names.split(",")],
+                    dtype=args.dtype,
+                    shapes=options.shapes(args),
+                    host=args.host,
+                    opencl_device=args.opencl_device,
+                    rpc=options.tracker(args),
+                    rpc_timeout=args.rpc_timeout,
+                    servers=args.servers,
+                    limits=MeasureLimits(
+                        args.time_limit, int(args.memory_limit * (1 << 30)), args.repeats
+                    ),
+                    progress=stage,
+                )
             )
-            interrupted = _run(session)
-    _report(args, session, found.left_out, interrupted)
+        watch = opened.enter_context(_watching())
+        interrupted = _run(session, watch)
+    _report(args, session, interrupted)
     if interrupted:
         return 130
     return 0 if any(own.best_s is not None for own in session.progress) else 1
 
 
-def _run(session: TuningSession) -> bool:
+def _run(session: TuningSession, watch: Callable[[TuningSession], None]) -> bool:
     """Run a session; whether it was interrupted. All outcomes until then are kept."""
     try:
-        session.run()
+        session.run(watch)
     except KeyboardInterrupt:
         return True
     return False
@@ -172,46 +148,8 @@ def _budget(args: argparse.Namespace) -> Any:
     return Budget(args.trials, args.trials_per_task, None if minutes is None else 60.0 * minutes)
 
 
-def _profile(args: argparse.Namespace) -> DeviceProfile:
-    from ..devices import AUTO, profile_from_device, resolve_profile
-    from ..errors import DeviceError
-
-    with options.remote(args) as remote:
-        if remote is not None and args.device == AUTO:
-            profile = profile_from_device(remote.device_info())
-        else:
-            profile = resolve_profile(args.device, None if remote else args.opencl_device)
-    if args.dtype == "float16" and not profile.compute.fp16:
-        raise DeviceError(
-            f"device '{profile.name}' ({profile.description}) has no half precision: tune with "
-            "dtype float32, or for another device."
-        )
-    return profile
-
-
-def _import(args: argparse.Namespace, stage: Callable[[str], None] | None) -> Any:
-    from ..frontend import import_model
-
-    if stage is not None:
-        stage("import")
-    return import_model(args.model, shapes=options.shapes(args))
-
-
-def _chosen(tasks: tuple[TuningTask, ...], names: str | None) -> list[TuningTask]:
-    """Tasks of some names or keys; all without names."""
-    if names is None:
-        return [*tasks]
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    known = {name: task for task in tasks for name in (task.key, task.name)}
-    for name in wanted:
-        if name not in known:
-            listed = ", ".join(task.name for task in tasks)
-            raise SmartMemError(f"--tasks: there is no kernel '{name}'; there are {listed}.")
-    return list({known[name].key: known[name] for name in wanted}.values())
-
-
 @contextmanager
-def _watching(args: argparse.Namespace) -> Iterator[Callable[[TuningSession], None]]:
+def _watching() -> Iterator[Callable[[TuningSession], None]]:
     """Show progress on stderr: a bar on a terminal, lines elsewhere."""
     if sys.stderr.isatty():
         from rich.console import Console
@@ -261,12 +199,7 @@ def _line(session: TuningSession) -> str:
     return text
 
 
-def _report(
-    args: argparse.Namespace,
-    session: TuningSession,
-    left_out: dict[str, str],
-    interrupted: bool,
-) -> None:
+def _report(args: argparse.Namespace, session: TuningSession, interrupted: bool) -> None:
     from .. import report
     from ..tuning.records_file import read_records
 
@@ -288,11 +221,11 @@ def _report(
                     "tuned": None if best is None else 1e3 * best,
                 },
                 "tasks": [report.task_row(own) for own in session.progress],
-                "left_out": left_out,
+                "left_out": session.left_out,
             }
         )
         return
-    lines = [f"left alone: {name}: {reason}" for name, reason in left_out.items()]
+    lines = [f"left alone: {name}: {reason}" for name, reason in session.left_out.items()]
     total = (
         ""
         if best is None or before is None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -154,8 +154,8 @@ class TuningSession:
         When to end.
     known : Records, optional
         Of earlier sessions.
-    watch : Callable[[TuningSession], None], optional
-        Called after every outcome.
+    left_out : Mapping[str, str], optional
+        Functions of the model that are no tasks, with the reason.
     """
 
     def __init__(
@@ -170,13 +170,14 @@ class TuningSession:
         budget: Budget,
         known: Records | None = None,
         batch: int = BATCH,
-        watch: Callable[[TuningSession], None] | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         self.budget, self.strategy, self.seed = budget, strategy, seed
         self.progress = [TaskProgress(task) for task in tasks]
         self._by_key = {own.task.key: own for own in self.progress}
         self._measurer, self._keep, self.profile = measurer, keep, profile
-        self._batch, self._watch = batch, watch
+        self._batch, self.left_out = batch, dict(left_out or {})
+        self._watch: Callable[[TuningSession], None] | None = None
         self._searches = {
             own.task.key: make_strategy(strategy, own.task.space, seed) for own in self.progress
         }
@@ -216,9 +217,15 @@ class TuningSession:
             total += own.task.calls * each
         return total
 
-    def run(self) -> None:
-        """Search until the budget is spent or nothing is left to find."""
-        self._begun = time.monotonic()
+    def run(self, watch: Callable[[TuningSession], None] | None = None) -> None:
+        """Search until the budget is spent or nothing is left to find.
+
+        Parameters
+        ----------
+        watch : Callable[[TuningSession], None], optional
+            Called after every outcome, to show progress.
+        """
+        self._begun, self._watch = time.monotonic(), watch
         fresh = [own for own in self.progress if not own.trials]
         self._round([(own, own.task.space.start[:1]) for own in fresh[: self._room(len(fresh))]])
         while (own := self._next()) is not None:

@@ -235,8 +235,8 @@ def test_records_of_other_schedules_count_as_trials_alone(tmp_path):
 
 def test_watching():
     seen = []
-    made, _ = session([task("one", 64)], Budget(trials=9), watch=lambda s: seen.append(s.trials))
-    made.run()
+    made, _ = session([task("one", 64)], Budget(trials=9))
+    made.run(lambda one: seen.append(one.trials))
     assert seen[:9] == list(range(1, 10))
 
 

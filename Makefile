@@ -24,8 +24,9 @@ setup: $(VENV)/.installed
 demo: setup
 	$(BIN)/smartmem check zoo:swin
 
+# make test ARGS='tests/passes -x'   a part of them
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Of footprint_floor.py, check_kernels.py, bench_kernels.py, layout_pairs.py, layout_solvers.py,
 # memory_plan.py, pass_time.py and simulate_caches.py.
 OTHERS = (
+    "candidates.json",
     "footprint.json",
     "kernel_checks.json",
     "kernels.json",
@@ -30,6 +31,8 @@ OTHERS = (
     "memory_plan.json",
     "pass_time.json",
     "simulated_caches.json",
+    "tuning.json",
+    "tuning_servers.json",
 )
 HEADER = """\
 # Benchmarks

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -29,6 +28,7 @@ from smartmem_tvm.bench.process import WorkerFailure
 from smartmem_tvm.bench.settings import Model
 from smartmem_tvm.devices import resolve_profile
 from smartmem_tvm.tuning.measure import Job, MeasureLimits, Measurer, Outcome
+from smartmem_tvm.tuning.records import typical
 
 _REPEATS = 3
 
@@ -158,7 +158,7 @@ class _Untuned:
         self._known[job.task] = {
             "status": outcome.status,
             "reason": outcome.reason,
-            "seconds": statistics.median(outcome.seconds) if outcome.seconds else None,
+            "seconds": typical(outcome.seconds),
         }
         if outcome.status != "ok":
             self._note(f"task {job.task} is passed over: {outcome.status}: {outcome.reason}")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from smartmem_tvm.processes.child import die_with
 from smartmem_tvm.tuning import load_runtime
 from smartmem_tvm.tuning.candidate import ENTRY
 from smartmem_tvm.tuning.measure_device import LoadedTask, Place, time_candidate
+from smartmem_tvm.tuning.records import typical
 from smartmem_tvm.tuning.reference import largest_error, read_reference, read_task
 
 BATCH = 16
@@ -97,11 +97,11 @@ def collect(folder: str) -> dict[str, Any]:
     path = Path(folder) / TRIALS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines]
-    times = [statistics.median(trial["seconds"]) if trial["seconds"] else None for trial in found]
+    times = [typical(trial["seconds"] or ()) for trial in found]
     reasons = Counter(_reason(trial["error"]) for trial in found if trial["error"])
     database = ms.database.JSONDatabase(work_dir=folder)
     records = [
-        (statistics.median(map(float, record.run_secs)), record)
+        (typical([*map(float, record.run_secs)]), record)
         for record in database.get_all_tuning_records()
         if record.run_secs and max(map(float, record.run_secs)) < _LONGEST_S
     ]

@@ -7,14 +7,13 @@ at the end: that is no trial, and all times of a schedule count together, as the
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from smartmem_tvm.devices import resolve_profile
 from smartmem_tvm.tuning.measure import MeasureLimits, Measurer
-from smartmem_tvm.tuning.records import Record
+from smartmem_tvm.tuning.records import Record, typical
 from smartmem_tvm.tuning.records_file import RecordsFile, read_records
 from smartmem_tvm.tuning.reference import read_task
 from smartmem_tvm.tuning.session import Budget, TuningSession
@@ -80,12 +79,12 @@ def run_session(
 
 
 def trial_seconds(records: Iterable[Record]) -> list[float | None]:
-    """Median seconds of each trial's schedule, in order; None where it ever failed."""
+    """Seconds of each trial's schedule, in order; None where it ever failed."""
     found: dict[str, list[Record]] = {}
     for record in records:
         found.setdefault(record.choice_text, []).append(record)
     return [
-        statistics.median(second for record in own for second in record.seconds)
+        typical([second for record in own for second in record.seconds])
         if all(record.seconds for record in own)
         else None
         for own in found.values()

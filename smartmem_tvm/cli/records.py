@@ -77,8 +77,9 @@ def _merge(args: argparse.Namespace) -> int:
 def task_rows(records: Records) -> list[dict[str, Any]]:
     """What became of each task on each device, sorted by task, profile, device and driver.
 
-    ``best_ms`` is that of :meth:`Records.best`. ``first_ms`` is the median of the earliest trial 0,
-    None where it failed; ``speedup`` is the first over the best.
+    ``best_ms`` is that of :meth:`Records.best`. ``first_ms`` is that of the earliest trial 0's
+    schedule, None where it failed; both are of all times of a schedule together. ``speedup`` is the
+    first over the best.
     """
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records.records:
@@ -92,7 +93,9 @@ def _row(
 ) -> dict[str, Any]:
     best = records.best(task, profile, (device, driver))
     first = min((r for r in group if r.trial == 0), key=lambda record: record.order, default=None)
-    best_ms, first_ms = _milliseconds(best), _milliseconds(first)
+    again = [r for r in group if first is not None and r.choice_text == first.choice_text]
+    best_ms = _milliseconds([] if best is None else [best])
+    first_ms = _milliseconds(again if first is not None and first.seconds else [])
     return {
         "task": task,
         "name": ", ".join(sorted({record.name for record in group})),
@@ -107,9 +110,11 @@ def _row(
     }
 
 
-def _milliseconds(record: Record | None) -> float | None:
-    median = None if record is None else record.median
-    return None if median is None else 1e3 * median
+def _milliseconds(records: list[Record]) -> float | None:
+    from ..tuning.records import typical
+
+    seconds = typical([second for record in records for second in record.seconds])
+    return None if seconds is None else 1e3 * seconds
 
 
 def _table(records: Records, rows: list[dict[str, Any]]) -> Table:

@@ -64,9 +64,9 @@ def best_so_far(session: TuningSession, records: Records) -> list[tuple[int, flo
     curve = []
     mine = [r for r in records.records if r.task in tasks and r.profile == session.profile]
     for number, record in enumerate(mine, start=1):
-        median, known = record.median, best[record.task]
-        if median is not None and known is not None:
-            best[record.task] = min(known, median)
+        seconds, known = record.typical, best[record.task]
+        if seconds is not None and known is not None:
+            best[record.task] = min(known, seconds)
         total = sum(own.task.calls * (best[key] or 0.0) for key, own in tasks.items())
         curve.append((number, 1e3 * total))
     return curve

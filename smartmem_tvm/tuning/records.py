@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import re
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -123,9 +122,9 @@ class Record:
             )
 
     @property
-    def median(self) -> float | None:
-        """Median seconds of the repeats; None unless the status is ``ok``."""
-        return statistics.median(self.seconds) if self.seconds else None
+    def typical(self) -> float | None:
+        """Seconds that stand for all repeats; None unless the status is ``ok``."""
+        return typical(self.seconds)
 
     @property
     def choice_text(self) -> str:
@@ -279,9 +278,10 @@ class Records:
         Returns
         -------
         Record or None
-            The ``ok`` record of least median; of equals the first by ``choice_text``. A choice
-            that was measured several times counts with all its seconds, and so does the record
-            returned: the earliest of them, with the seconds of all. None where nothing is ``ok``.
+            The ``ok`` record of least time (:func:`typical`); of equals the first by
+            ``choice_text``. A choice that was measured several times counts with all its seconds,
+            and so does the record returned: the earliest of them, with the seconds of all. None
+            where nothing is ``ok``.
 
         Notes
         -----
@@ -297,7 +297,7 @@ class Records:
             if record.status == "ok" and record.profile == profile and text not in wrong:
                 measured.setdefault(text, []).append(record)
         pooled = {text: _together(same) for text, same in measured.items()}
-        fastest = min(pooled, key=lambda text: (pooled[text].median, text), default=None)
+        fastest = min(pooled, key=lambda text: (pooled[text].typical, text), default=None)
         return None if fastest is None else pooled[fastest]
 
     @property
@@ -306,6 +306,15 @@ class Records:
         kept = ("task", "profile", "device", "driver", "choice", "status", "seconds")
         lines = [json.dumps([getattr(r, name) for name in kept]) for r in self.records]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def typical(seconds: Sequence[float]) -> float | None:
+    """The time that a third of all repeats is below; None without any.
+
+    What else a machine does adds to times, and for minutes: medians of two schedules that were
+    measured in different minutes compare the loads. The least of all would be a timer's one error.
+    """
+    return sorted(seconds)[len(seconds) // 3] if seconds else None
 
 
 def utc_now() -> str:

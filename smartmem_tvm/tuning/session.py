@@ -9,7 +9,6 @@ on from there.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Protocol
 from ..errors import SmartMemError
 from ..schedules.choice import Choice
 from .measure import Job, Outcome
-from .records import Record, Records, utc_now
+from .records import Record, Records, typical, utc_now
 from .strategies import make_strategy
 from .strategy import Point
 from .tasks import TuningTask
@@ -28,8 +27,9 @@ from .tasks import TuningTask
 HOPELESS = 5.0
 # Candidates of a round. A search learns between rounds; servers share the work of one.
 BATCH = 8
-# Schedules of a task that are measured again at the end, beside what the rules chose.
+# Schedules of a task that are measured again at the end, beside what the rules chose; how often.
 FINALISTS = 2
+CONFIRMATIONS = 3
 
 
 class Measuring(Protocol):
@@ -114,19 +114,19 @@ class TaskProgress:
         return sum(self.statuses.values())
 
     def ranking(self) -> list[tuple[float, Point]]:
-        """Median seconds of what was never wrong, and the points, the fastest first."""
+        """Seconds and points of what was never wrong, the fastest first."""
         good = {p: times for p, times in self.times.items() if p not in self.wrong}
-        return sorted((statistics.median(times), point) for point, times in good.items())
+        return sorted((typical(times) or 0.0, point) for point, times in good.items())
 
     @property
     def start_s(self) -> float | None:
-        """Median seconds as the rules schedule it."""
-        times = self.times.get(self.task.space.start[0])
-        return statistics.median(times) if times else None
+        """Seconds as the rules schedule it."""
+        times = self.times.get(self.task.space.start[0], [])
+        return typical(times)
 
     @property
     def best_s(self) -> float | None:
-        """Median seconds of the best schedule."""
+        """Seconds of the best schedule."""
         return next((seconds for seconds, _ in self.ranking()), None)
 
     @property
@@ -241,10 +241,12 @@ class TuningSession:
         """Measure the best again, in turns with what the rules chose.
 
         The least of many noisy times is too good. Records of a schedule count together, so that
-        the best is decided, and said to be faster, by times of one and the same while.
+        the best is decided, and said to be faster, by times of one and the same while. One that was
+        lucky falls behind, and the next is measured again in its place.
         """
         if self._measured:
-            self._round([(own, points) for own, points in self._finalists() if len(points) > 1])
+            for _ in range(CONFIRMATIONS):
+                self._round([(own, points) for own, points in self._finalists() if len(points) > 1])
 
     def _finalists(self) -> list[tuple[TaskProgress, list[Point]]]:
         """Of each task the rules' schedule and the best."""
@@ -261,7 +263,7 @@ class TuningSession:
             return False
         each = self.elapsed_s / max(self._measured, 1)
         again = sum(len(points) for _, points in self._finalists() if len(points) > 1)
-        return self.elapsed_s + each * again >= self.budget.seconds
+        return self.elapsed_s + each * again * CONFIRMATIONS >= self.budget.seconds
 
     def _next(self) -> TaskProgress | None:
         """The task to give the next round to."""
@@ -299,7 +301,7 @@ class TuningSession:
             self._keep(record)
             self._measured += 1
             own.take(point, record)
-            measured.setdefault(job.task, []).append((point, record.median))
+            measured.setdefault(job.task, []).append((point, record.typical))
             if self._watch is not None:
                 self._watch(self)
 
@@ -343,7 +345,7 @@ class TuningSession:
             own.take(point, record)
             if point is not None:
                 points.append(point)
-                seconds.append(record.median)
+                seconds.append(record.typical)
         if points:
             own.rounds = own.trials // self._batch
             self._searches[own.task.key].learn(points, seconds)

@@ -14,7 +14,7 @@ from tvm import te, topi
 from smartmem_tvm.devices import load_profile
 from smartmem_tvm.errors import SmartMemError
 from smartmem_tvm.tuning.records import Header, Records
-from smartmem_tvm.tuning.session import Budget, TuningSession
+from smartmem_tvm.tuning.session import CONFIRMATIONS, FINALISTS, Budget, TuningSession
 from smartmem_tvm.tuning.tasks import TuningTask, space_of
 
 
@@ -81,8 +81,8 @@ def test_the_rules_schedule_is_measured_first_and_the_best_is_found(strategy):
     assert [record.trial for record in kept[:24]] == list(range(24))
     assert kept[0].choice == one.space.choice(one.space.start[0]).to_dict()
     (progress,) = made.progress
-    assert progress.start_s == kept[0].median
-    assert progress.best_s == min(record.median for record in kept)
+    assert progress.start_s == kept[0].typical
+    assert progress.best_s == min(record.typical for record in kept)
     assert made.seconds() == progress.best_s <= made.seconds(best=False)
     assert len({record.choice_text for record in kept}) == 24
 
@@ -94,10 +94,11 @@ def test_the_best_is_measured_again_beside_the_rules_schedule():
     made.run()
     again = kept[12:]
     start = one.space.choice(one.space.start[0]).to_dict()
-    best = min(kept[:12], key=lambda record: record.median).choice
-    assert [record.choice for record in again[:1]] == [start]
-    assert best in [record.choice for record in again]
-    assert len(again) <= 3
+    best = min(kept[:12], key=lambda record: record.typical).choice
+    # In turns, so that whatever disturbs the machine disturbs both.
+    turns = [record.choice for record in again if record.choice in (start, best)]
+    assert turns == [start, best] * CONFIRMATIONS
+    assert len(again) <= CONFIRMATIONS * (1 + FINALISTS)
     assert made.trials == 12
 
 
@@ -117,7 +118,7 @@ def test_a_lucky_time_does_not_win():
     made, kept = session([task("one", 64)], Budget(trials=12), measurer)
     made.run()
     (progress,) = made.progress
-    assert progress.best_s > 5 * kept[4].median
+    assert progress.best_s > 5 * kept[4].typical
 
 
 def test_what_is_wrong_once_is_never_best():
@@ -182,7 +183,7 @@ def test_failures_cost_a_trial_and_nothing_else():
     made, kept = session([task("one", 64)], Budget(trials=40), measurer)
     made.run()
     assert {record.status for record in kept} == {"ok", "wrong"}
-    best = min((record for record in kept if record.median), key=lambda record: record.median)
+    best = min((record for record in kept if record.typical), key=lambda record: record.typical)
     assert best.choice.get("width", 1) != 16
     assert made.progress[0].statuses["wrong"] == len(
         {r.choice_text for r in kept if r.status == "wrong"}
@@ -253,4 +254,4 @@ def test_a_space_that_is_exhausted_ends_the_session():
     made, kept = session([TuningTask("f" * 16, "relu", func, space, 1)], Budget(trials=1000))
     made.run()
     assert made.trials == len({record.choice_text for record in kept}) == legal > 1
-    assert np.isfinite([record.median for record in kept]).all()
+    assert np.isfinite([record.typical for record in kept]).all()

@@ -16,6 +16,8 @@ from smartmem_tvm.analysis.expressions import const, substitute
 from smartmem_tvm.analysis.index_reading import IF_THEN_ELSE
 
 _DIVISIONS = (prim.FloorDiv, prim.FloorMod)
+# What the lines of a conditional expression are as long as, beside what is in them.
+_OF_BRANCH = 9
 TRUE = tirx.IntImm("bool", 1)
 
 
@@ -77,8 +79,8 @@ def size_written(stmt: Any) -> int:
     """Expressions of a statement's source, where unrolled loops are written out.
 
     A division rounds towards zero in OpenCL C, and where what is divided may be negative TVM writes
-    it twice to round down. A conditional expression is then written twice indeed: no value that
-    depends on a branch is kept for both.
+    it twice to round down. A conditional expression is then written twice indeed, a variable and
+    two branches each: no value that depends on a branch is kept for both.
     """
     total = 0
     copies = 1
@@ -97,11 +99,12 @@ def size_written(stmt: Any) -> int:
         return visitor.default_visit(node)
 
     def division(node: Any, visitor: Any) -> Any:
-        nonlocal copies
-        times = 2 if _has_branch(node.a) else 1
-        copies *= times
+        nonlocal copies, total
+        branches = _branches(node.a)
+        copies *= 2 if branches else 1
+        total += copies * branches * _OF_BRANCH
         expression(node, visitor)
-        copies //= times
+        copies //= 2 if branches else 1
         return None
 
     visits = [(tirx.For, unrolled), (_DIVISIONS, division), (tvm.ir.Expr, expression)]
@@ -109,7 +112,8 @@ def size_written(stmt: Any) -> int:
     return total
 
 
-def _has_branch(expr: Any) -> bool:
+def _branches(expr: Any) -> int:
+    """Conditional expressions in an expression."""
     found: list[Any] = []
 
     def call(node: Any) -> None:
@@ -117,7 +121,7 @@ def _has_branch(expr: Any) -> bool:
             found.append(node)
 
     structural_walk(expr, [(tvm.ir.Call, call), (tirx.Select, found.append)])
-    return bool(found)
+    return len(found)
 
 
 def kernel_function(func: tirx.PrimFunc, body: Any) -> tirx.PrimFunc:

@@ -101,10 +101,11 @@ def size_written(stmt: Any) -> int:
     def division(node: Any, visitor: Any) -> Any:
         nonlocal copies, total
         branches = _branches(node.a)
-        copies *= 2 if branches else 1
+        times = 2 if branches else 1
+        copies *= times
         total += copies * branches * _OF_BRANCH
         expression(node, visitor)
-        copies //= 2 if branches else 1
+        copies //= times
         return None
 
     visits = [(tirx.For, unrolled), (_DIVISIONS, division), (tvm.ir.Expr, expression)]

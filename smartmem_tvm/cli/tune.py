@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from ..tuning.strategies import DEFAULT
     from ..tuning.tune import open_session
 
-    budget, names = _budget(args), args.tasks
+    budget = _budget(args)
     with ExitStack() as opened:
         with options.progress() as stage:
             session = opened.enter_context(
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
                     budget=budget,
                     strategy=args.strategy or DEFAULT,
                     seed=args.seed,
-                    tasks=None if names is None else [n.strip() for n in names.split(",")],
+                    tasks=_names(args.tasks),
                     dtype=args.dtype,
                     shapes=options.shapes(args),
                     host=args.host,
@@ -137,6 +137,10 @@ def _run(session: TuningSession, watch: Callable[[TuningSession], None]) -> bool
     except KeyboardInterrupt:
         return True
     return False
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _budget(args: argparse.Namespace) -> Any:

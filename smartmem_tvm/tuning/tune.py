@@ -160,6 +160,8 @@ def choose_tasks(
     """Tasks of some names or keys; all without names."""
     if names is None:
         return [*tasks]
+    if not names:
+        raise SmartMemError("no kernel is named to be tuned: leave the names out to tune all.")
     known = {name: task for task in tasks for name in (task.key, task.name)}
     for name in names:
         if name not in known:

@@ -51,7 +51,7 @@ def test_one_task_alone(workplace, smartmem, smartmem_json, opencl_device):
     chosen = smartmem_json(*TUNE, "--tasks", rows[1]["name"], "--trials-per-task", 3)["tasks"]
     assert [row["task"] for row in chosen] == [rows[1]["task"]]
     assert chosen[0]["trials"] == 3
-    code, out, _ = smartmem(*TUNE, "--tasks", rows[0]["task"], "--trials", 1)
+    code, out, _ = smartmem(*TUNE, "--tasks", f"{rows[0]['task']}, ", "--trials", 1)
     assert code == 0
     assert rows[0]["name"] in out
 

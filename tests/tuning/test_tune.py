@@ -48,6 +48,7 @@ def tuned(tmp_path, **options):
     ("options", "said"),
     [
         ({"strategy": "luck"}, "luck"),
+        ({"tasks": []}, "no kernel is named"),
         ({"tasks": ["nothing"]}, "no kernel 'nothing' to tune; there are "),
         ({"device": "adreno-9000"}, "adreno-9000"),
         ({"host": "nonsense"}, "nonsense"),

@@ -57,6 +57,11 @@ class CostModel:
         settings = {**_SETTINGS, "seed": self._seed}
         self._booster = xgboost.train(settings, data, ROUNDS)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has seen enough to predict."""
+        return self._booster is not None
+
     def predict(self, points: Sequence[Point]) -> NDArray[np.float64] | None:
         """Predicted rewards; None while too little is known."""
         if self._booster is None or not points:

@@ -36,6 +36,11 @@ _PATIENCE = 2
 LATER_S = 1.0
 # Chances of a mutation to change a knob by one step, and to change a second one.
 STEP, SECOND = 0.6, 0.3
+# Before the model knows anything: how many of the candidates lie near those to begin with, and the
+# mutations between. Times of points in the middle of nowhere differ by orders of magnitude from
+# theirs, and teach the model only to stay away.
+_NEAR = 0.75
+_MUTATIONS = 3
 
 
 def _nothing() -> tvm.IRModule:
@@ -105,7 +110,7 @@ class Evolution:
         self._started = False
 
     def propose(self, count: int) -> list[Point]:
-        """Points to measure next: those to begin with, then what evolution finds."""
+        """Points to measure next: those to begin with, some near them, then what evolution finds."""
         found: list[Point] = []
         fruitless = 0
         while len(found) < count and fruitless < _PATIENCE:
@@ -113,6 +118,8 @@ class Evolution:
                 self._take([self._first.pop(0)], found)
             elif self._waiting:
                 self._take([self._waiting.pop(0)], found)
+            elif not self._model.is_trained and self._rng.random() < _NEAR:
+                fruitless += not self._take(self._near(), found)
             else:
                 self._waiting = self._evolve()
                 fresh = any(point not in self._proposed for point in self._waiting)
@@ -133,11 +140,20 @@ class Evolution:
                 )
                 self._database.commit_tuning_record(record)
 
-    def _take(self, points: list[Point], found: list[Point]) -> None:
-        for point in points:
-            if point not in self._proposed:
-                self._proposed.add(point)
-                found.append(point)
+    def _take(self, points: list[Point], found: list[Point]) -> bool:
+        """Propose those that are new; whether any is."""
+        fresh = [point for point in dict.fromkeys(points) if point not in self._proposed]
+        self._proposed.update(fresh)
+        found += fresh
+        return bool(fresh)
+
+    def _near(self) -> list[Point]:
+        """A point a few mutations from one to begin with; none where they led nowhere."""
+        start = self._space.start
+        point = start[int(self._rng.integers(len(start)))]
+        for _ in range(int(self._rng.integers(1, _MUTATIONS + 1))):
+            point = self._space.canonical(_moved(point, self._space.sizes, self._rng)) or point
+        return [point]
 
     def _evolve(self) -> list[Point]:
         """Canonical points of the next candidates of MetaSchedule."""

@@ -28,7 +28,7 @@ HOPELESS = 5.0
 # Candidates of a round. A search learns between rounds; servers share the work of one.
 BATCH = 8
 # Schedules of a task that are measured again at the end, beside what the rules chose; how often.
-FINALISTS = 2
+FINALISTS = 3
 CONFIRMATIONS = 3
 
 

@@ -110,7 +110,7 @@ class Evolution:
         self._started = False
 
     def propose(self, count: int) -> list[Point]:
-        """Points to measure next: those to begin with, some near them, then what evolution finds."""
+        """Points to measure: those to begin with, some near them, then what evolution finds."""
         found: list[Point] = []
         fruitless = 0
         while len(found) < count and fruitless < _PATIENCE:

@@ -35,6 +35,18 @@ def test_it_begins_where_it_is_told():
     assert Evolution(space, 3).propose(1) == [(1, 1, 1)]
 
 
+def test_most_of_the_first_are_near_where_it_begins():
+    knobs = 20
+    start = (4,) * knobs
+    space = SyntheticSpace((9,) * knobs, ("split",) * knobs, [start], lambda p: 1e-3)
+    found = small(space, 3).propose(12)[1:]
+    # Three mutations move six knobs at most; a random point is elsewhere in nearly all of them.
+    moved = [sum(a != b for a, b in zip(point, start, strict=True)) for point in found]
+    near = sum(count <= 6 for count in moved)
+    assert near >= 6
+    assert near < len(found)  # and some are not
+
+
 def test_a_small_space_is_searched_until_its_end():
     check_exhausts(tiny(), small, 4)
 

@@ -39,7 +39,7 @@ STEP, SECOND = 0.6, 0.3
 # Before the model knows anything: how many of the candidates lie near those to begin with, and the
 # mutations between. Times of points in the middle of nowhere differ by orders of magnitude from
 # theirs, and teach the model only to stay away.
-_NEAR = 0.75
+_NEAR = 0.5
 _MUTATIONS = 3
 
 
@@ -116,10 +116,10 @@ class Evolution:
         while len(found) < count and fruitless < _PATIENCE:
             if self._first:
                 self._take([self._first.pop(0)], found)
-            elif self._waiting:
-                self._take([self._waiting.pop(0)], found)
             elif not self._model.is_trained and self._rng.random() < _NEAR:
                 fruitless += not self._take(self._near(), found)
+            elif self._waiting:
+                self._take([self._waiting.pop(0)], found)
             else:
                 self._waiting = self._evolve()
                 fresh = any(point not in self._proposed for point in self._waiting)

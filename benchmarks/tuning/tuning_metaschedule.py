@@ -7,10 +7,11 @@
     FOLDER/best.json          the best schedule: an IRModule
 
 For OpenCL's target MetaSchedule takes its rules for GPUs, and their limits from the target, which
-is the profile's. Everything else is as ``tune_tir`` has it, but for three things. Between rounds of
-16 trials instead of 64 it learns, since one round of a session would teach its model nothing.
-Candidates are timed as ours are. And those with wrong outputs have failed: MetaSchedule alone never
-looks at outputs, and fills tensors of indices with random numbers.
+is the profile's. Everything else is as ``tune_tir`` has it, but for four things. Blocks that share
+a name get names of their own, without which it refuses the function. Between rounds of 16 trials
+instead of 64 it learns, since one round of a session would teach its model nothing. Candidates are
+timed as ours are. And those with wrong outputs have failed: MetaSchedule alone never looks at
+outputs, and fills tensors of indices with random numbers.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from typing import Any
 import tvm
 from tuning_pool import write
 from tuning_sessions import improvements
-from tvm import s_tir
+from tvm import s_tir, tirx
 from tvm.ir.utils import derived_object
+from tvm.s_tir import SBlock
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+from tvm_ffi import structural_map
 
 from smartmem_tvm.errors import SmartMemError
 from smartmem_tvm.processes.child import die_with
@@ -65,7 +68,7 @@ def tune(
     log = Path(folder) / TRIALS
     log.touch()
     ms.tune_tir(
-        func.with_attr("global_symbol", ENTRY),
+        with_own_names(func).with_attr("global_symbol", ENTRY),
         target,
         folder,
         trials,
@@ -117,6 +120,32 @@ def collect(folder: str) -> dict[str, Any]:
         "best_s": best_s,
         "improvements": improvements(times),
     }
+
+
+def with_own_names(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Function whose blocks have a name each: ``matmul, matmul`` → ``matmul, matmul_1``."""
+    taken: set[str] = set()
+
+    def renamed(block: SBlock) -> SBlock:
+        name, number = block.name_hint, 0
+        while name in taken:
+            number += 1
+            name = f"{block.name_hint}_{number}"
+        taken.add(name)
+        return SBlock(
+            block.iter_vars,
+            block.reads,
+            block.writes,
+            name,
+            block.body,
+            block.init,
+            block.alloc_buffers,
+            block.match_buffers,
+            block.annotations,
+        )
+
+    body = structural_map(func.body, (SBlock, renamed))
+    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
 
 
 def begin(parent: int) -> None:

@@ -36,11 +36,12 @@ _PATIENCE = 2
 LATER_S = 1.0
 # Chances of a mutation to change a knob by one step, and to change a second one.
 STEP, SECOND = 0.6, 0.3
-# Before the model knows anything: how many of the candidates lie near those to begin with, and the
-# mutations between. Times of points in the middle of nowhere differ by orders of magnitude from
-# theirs, and teach the model only to stay away.
-_NEAR = 0.5
+# Before the model knows anything: how many of the candidates lie near the fastest known, the most
+# mutations between, and how many those are. Times of points in the middle of nowhere
+# differ by orders of magnitude from theirs, and teach the model only to stay away.
+_NEAR = 0.75
 _MUTATIONS = 3
+_FASTEST = 2
 
 
 def _nothing() -> tvm.IRModule:
@@ -77,6 +78,7 @@ class Evolution:
         self._space, self._batch = space, batch
         self._rng = np.random.default_rng(seed)
         self._proposed: set[Point] = set()
+        self._times: dict[Point, float] = {}
         self._waiting: list[Point] = []
         self._first = [*space.start]
         logger = logging.getLogger(f"{__name__}.metaschedule")
@@ -110,7 +112,7 @@ class Evolution:
         self._started = False
 
     def propose(self, count: int) -> list[Point]:
-        """Points to measure: those to begin with, some near them, then what evolution finds."""
+        """Points to measure: those to begin with, some near the fastest, what evolution finds."""
         found: list[Point] = []
         fruitless = 0
         while len(found) < count and fruitless < _PATIENCE:
@@ -135,6 +137,7 @@ class Evolution:
         for point, time in zip(points, seconds, strict=True):
             self._proposed.add(point)
             if time is not None:
+                self._times[point] = time
                 record = ms.database.TuningRecord(
                     self._schedule(point).trace, self._workload, [time], self._context.target, []
                 )
@@ -148,9 +151,9 @@ class Evolution:
         return bool(fresh)
 
     def _near(self) -> list[Point]:
-        """A point a few mutations from one to begin with; none where they led nowhere."""
-        start = self._space.start
-        point = start[int(self._rng.integers(len(start)))]
+        """A point a few mutations from one of the fastest, or of those to begin with."""
+        origins = sorted(self._times, key=self._times.__getitem__)[:_FASTEST] or self._space.start
+        point = origins[int(self._rng.integers(len(origins)))]
         for _ in range(int(self._rng.integers(1, _MUTATIONS + 1))):
             point = self._space.canonical(_moved(point, self._space.sizes, self._rng)) or point
         return [point]

@@ -10,6 +10,7 @@ import pytest
 import tuning_comparing
 import tuning_metaschedule
 import tuning_units
+import tvm
 from bench_tuning import chosen, compare_all, tune, units_of
 from tuning_bench import Unit
 from tuning_cases import GIB, KEY, bench_in, entry, unit, units
@@ -17,6 +18,9 @@ from tuning_comparing import UNTUNED, compare, digests, versions_of
 from tuning_pool import write
 from tuning_results import Results, read_results, results_for
 from tuning_workers import BenchWorker
+from tvm.s_tir import meta_schedule as ms
+from tvm.script import tirx as T
+from tvm.target import Target
 
 from smartmem_tvm.bench.process import WorkerFailure
 from smartmem_tvm.bench.work import work_folder
@@ -260,3 +264,28 @@ def test_failures_of_metaschedule_have_a_status():
         "LocalBuilder: An exception occurred\nboom": "error",
     }
     assert {text: tuning_metaschedule._status(text) for text in texts} == texts
+
+
+@T.prim_func(s_tir=True)
+def two_blocks_of_one_name(a: T.Buffer((64,)), c: T.Buffer((64,))):
+    b = T.sblock_alloc_buffer((64,))
+    for i in range(64):
+        with T.sblock("add"):
+            vi = T.axis.spatial(64, i)
+            b[vi] = a[vi] + T.float32(1)
+    for i in range(64):
+        with T.sblock("add"):
+            vi = T.axis.spatial(64, i)
+            c[vi] = b[vi] + T.float32(2)
+
+
+def default_space(func):
+    """Designs of MetaSchedule's default space for OpenCL."""
+    context = ms.TuneContext(func, target=Target("opencl"), space_generator="post-order-apply")
+    return context.generate_design_space()
+
+
+def test_metaschedule_reads_functions_whose_blocks_share_a_name():
+    with pytest.raises(tvm.error.InternalError, match="Duplicated block name add"):
+        default_space(two_blocks_of_one_name)
+    assert default_space(tuning_metaschedule.with_own_names(two_blocks_of_one_name))

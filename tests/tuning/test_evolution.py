@@ -47,6 +47,21 @@ def test_some_of_the_first_are_near_where_it_begins():
     assert near < len(found)  # and some are not
 
 
+def test_what_was_fast_is_where_it_goes_on():
+    knobs = 20
+    far = (0,) * knobs
+    space = SyntheticSpace((9,) * knobs, ("split",) * knobs, [(8,) * knobs], lambda p: 1e-3)
+    search = small(space, 3)
+    search.learn([space.start[0], far], [1.0, 1e-3])
+    search.learn([(1,) * knobs, (2,) * knobs], [2e-3, None])
+    found = search.propose(8)[1:]
+    fast = [far, (1,) * knobs]
+    near = [p for p in found if any(sum(map(int.__ne__, p, o)) <= 6 for o in fast)]
+    assert len(near) >= 4
+    begun = [p for p in found if sum(map(int.__ne__, p, space.start[0])) <= 6]
+    assert not begun
+
+
 def test_a_small_space_is_searched_until_its_end():
     check_exhausts(tiny(), small, 4)
 

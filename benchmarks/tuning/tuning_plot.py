@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from tuning_bench import METASCHEDULE
 from tuning_figures import curves, speedup_after
 from tuning_pool import write
 from tuning_results import Results
@@ -22,41 +24,54 @@ _COLOURS = {
 
 
 def draw_curves(results: Results, path: Path) -> None:
-    """Draw one line for each strategy, the median over seeds, and a band from least to most."""
+    """Draw one line for each strategy, the median over seeds, and a band from least to most.
+
+    MetaSchedule has axes of its own below: on one scale with it, ours were one line.
+    """
     trials = results.settings["trials"]
+    found = curves(results.units, results.comparisons)
+    peers = [name for name in found if name == METASCHEDULE]
     # The same bytes for the same values: no date, and identifiers from a fixed seed.
     with matplotlib.rc_context({"svg.hashsalt": "tuning", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.add_subplot()
-        for strategy, seeds in curves(results.units, results.comparisons).items():
-            points = _points(seeds, trials)
-            if not points:
-                continue
-            steps, values = zip(*points, strict=True)
-            tasks = max(map(len, seeds.values()))
-            label = f"{strategy}: {tasks} tasks, {len(seeds)} seed{'s'[: len(seeds) != 1]}"
-            colour = _COLOURS.get(strategy)
-            median = [statistics.median(found) for found in values]
-            (line,) = axes.plot(steps, median, drawstyle="steps-post", color=colour, label=label)
-            axes.fill_between(
-                steps,
-                [min(found) for found in values],
-                [max(found) for found in values],
-                step="post",
-                color=line.get_color(),
-                alpha=0.18,
-                linewidth=0,
-            )
-        axes.axhline(1.0, color="0.2", linewidth=0.8)
-        axes.set_xlabel("trials of a task")
-        axes.set_ylabel("untuned over best so far, geomean over tasks")
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, frameon=False)
+        rows = 2 if peers else 1
+        every = figure.subplots(rows, sharex=True, squeeze=False, height_ratios=[3, 1][:rows])[:, 0]
+        for strategy, seeds in found.items():
+            _draw(every[-1] if strategy in peers else every[0], strategy, seeds, trials)
+        every[0].axhline(1.0, color="0.2", linewidth=0.8)
+        every[-1].set_xlabel("trials of a task")
+        figure.supylabel("untuned over best so far, geomean over tasks", fontsize="medium")
+        for axes in every:
+            axes.grid(color="0.92")
+            axes.set_axisbelow(True)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8, frameon=False)
+        if peers:
+            every[-1].set_ylim(bottom=0)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     write(path, text.getvalue())
+
+
+def _draw(axes: Axes, strategy: str, seeds: dict[int, Any], trials: int) -> None:
+    points = _points(seeds, trials)
+    if not points:
+        return
+    steps, values = zip(*points, strict=True)
+    tasks = max(map(len, seeds.values()))
+    label = f"{strategy}: {tasks} tasks, {len(seeds)} seed{'s'[: len(seeds) != 1]}"
+    colour = _COLOURS.get(strategy)
+    median = [statistics.median(found) for found in values]
+    (line,) = axes.plot(steps, median, drawstyle="steps-post", color=colour, label=label)
+    axes.fill_between(
+        steps,
+        [min(found) for found in values],
+        [max(found) for found in values],
+        step="post",
+        color=line.get_color(),
+        alpha=0.18,
+        linewidth=0,
+    )
 
 
 def _points(seeds: dict[int, Any], trials: int) -> list[tuple[int, list[float]]]:

@@ -23,6 +23,7 @@ from .lower_vectors import LowerVectors
 from .map_textures import MapTextures
 from .mark_scheduled import MarkScheduled
 from .merge_parallel_operators import MergeParallelOperators
+from .name_expressions import NameExpressions
 from .narrow_indices import NarrowIndices
 from .plan_memory import PlanMemory
 from .rewrite_layouts import RewriteLayouts
@@ -50,6 +51,7 @@ __all__ = [
     "MapTextures",
     "MarkScheduled",
     "MergeParallelOperators",
+    "NameExpressions",
     "NarrowIndices",
     "PlanMemory",
     "RewriteLayouts",

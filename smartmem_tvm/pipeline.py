@@ -49,6 +49,7 @@ from .passes import (
     MapTextures,
     MarkScheduled,
     MergeParallelOperators,
+    NameExpressions,
     NarrowIndices,
     PlanMemory,
     RewriteLayouts,
@@ -326,7 +327,7 @@ def tir_pipeline() -> tuple[Pass, Finaliser, Finaliser]:
     passes = [VerifyThreadBinding(), StageTextureStores(), lower]
 
     def finalise_device_with_vectors() -> Pass:
-        return Sequential([finalise_device(), BindTexels(), LowerVectors()])
+        return Sequential([finalise_device(), BindTexels(), LowerVectors(), NameExpressions()])
 
     return Sequential(passes, name=f"{NAME}.TIR"), finalise_host, finalise_device_with_vectors
 

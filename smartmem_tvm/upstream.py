@@ -58,6 +58,10 @@ one makes a test fail and the workaround is removed.
 19. ``TuneContext`` imports ``tvm.s_tir.tensor_intrin``, which parses some 500 functions for other
    targets: 5 to 30 seconds of a process. `python/tvm/s_tir/meta_schedule/tune_context.py`.
    Workaround: :func:`without_tensor_intrinsics`.
+20. What ``CommonSubexprElim`` names, ``StmtSimplify`` in the device finaliser writes out again
+   wherever it is read, and leaves the names (`python/tvm/s_tir/pipeline.py`): unrolled kernels
+   become up to five times longer, and compilers of phones refuse long ones. Workaround:
+   :class:`smartmem_tvm.passes.NameExpressions`.
 """
 
 from __future__ import annotations

@@ -160,6 +160,7 @@ class Adreno(_Tvm):
         "passes._texture_legality",
         "passes.bind_texels",
         "passes.lower_vectors",
+        "passes.name_expressions",
         "passes.stage_texture_stores",
         "passes.verify_thread_binding",
     )

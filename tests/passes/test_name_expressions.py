@@ -1,0 +1,81 @@
+"""What long kernels compute again has a name; short ones stay, and all values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm import tirx
+from tvm.ir.prim import expr as prim
+from tvm_ffi import structural_walk
+
+import smartmem_tvm
+from smartmem_tvm.passes import NameExpressions
+from smartmem_tvm.passes.name_expressions import MOST_EXPRESSIONS, length
+
+ITEMS, WINDOW = 64, 50
+OPENCL = tvm.target.Target("opencl", host="llvm")
+
+
+def kernel(copies):
+    """``y[i, j] = x[p + j % 50] + x[p + j]`` where all copies share a place p, j written out."""
+    x = tirx.decl_buffer((8192,), "float32", "x", layout=None)
+    y = tirx.decl_buffer((ITEMS, copies), "float32", "y", layout=None)
+    thread = tirx.Var("threadIdx.x", "int32")
+    place = tirx.floormod(thread * 7, 13) * 300 + tirx.floordiv(thread * 11, 3)
+    stores = [
+        tirx.BufferStore(y, x[place + j % WINDOW] + x[place + j], [thread, j])
+        for j in range(copies)
+    ]
+    extent = tvm.ir.Range(0, ITEMS)
+    axis = tirx.IterVar(extent, thread, tirx.IterVar.ThreadIndex, "threadIdx.x")
+    body = tirx.AttrStmt(axis, "thread_extent", ITEMS, tirx.SeqStmt(stores))
+    func = tirx.PrimFunc([x, y], body).with_attr("global_symbol", "main")
+    return func.with_attr("tirx.noalias", True)
+
+
+def divisions(func):
+    found = []
+    structural_walk(func.body, (prim.FloorMod, found.append))
+    return len(found)
+
+
+def test_a_long_function_computes_each_index_once():
+    func = kernel(400)
+    assert length(func) > MOST_EXPRESSIONS
+    assert divisions(func) == 800
+    named = NameExpressions()(tvm.IRModule({"main": func}))["main"]
+    assert divisions(named) == 1
+    assert length(named) < length(func) / 2
+
+
+def test_short_functions_stay_beside_a_long_one():
+    short, long = kernel(20), kernel(400)
+    assert length(short) <= MOST_EXPRESSIONS
+    mod = NameExpressions()(tvm.IRModule({"short": short, "long": long}))
+    assert mod["short"].same_as(short)
+    assert not mod["long"].same_as(long)
+    mod = tvm.IRModule({"short": short})
+    assert NameExpressions()(mod).same_as(mod)
+
+
+def test_the_number_of_a_work_item_counts_as_its_text():
+    func = kernel(2)
+    var = func.body.node.var
+    loop = tirx.PrimFunc(func.params, tirx.For(var, 0, ITEMS, tirx.ForKind.SERIAL, func.body.body))
+    assert length(func) - length(loop) >= 2 * 10  # five in each of two stores
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("copies", [2, 400])
+def test_numbers_and_the_length_of_the_source(copies, opencl_device):
+    smartmem_tvm.register()
+    mod = tvm.IRModule({"main": kernel(copies)})
+    built = tvm.compile(mod, target=OPENCL, tir_pipeline="smartmem")
+    assert len(built.mod.imports[0].inspect_source()) < 60 * 1024
+    x = np.random.default_rng(0).random(8192, "float32")
+    y = tvm.runtime.empty((ITEMS, copies), "float32", opencl_device)
+    built["main"](tvm.runtime.tensor(x, opencl_device), y)
+    i, j = np.ogrid[:ITEMS, :copies]
+    place = i * 7 % 13 * 300 + i * 11 // 3
+    np.testing.assert_array_equal(y.numpy(), x[place + j % WINDOW] + x[place + j])

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SmartMemError
 from . import options
 
 if TYPE_CHECKING:
@@ -102,14 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from ..bench.runners import ABLATED, OURS, parse_choices
     from ..bench.settings import Settings, choose_models
 
-    for name, value, least in (
-        ("--repeats", args.repeats, 1),
-        ("--threads", args.threads, 1),
-        ("--time-limit", args.time_limit, 1),
-        ("--memory-limit", args.memory_limit, 0.01),
-    ):
-        if value is not None and not value >= least:
-            raise SmartMemError(f"{name} {value:g} is too small: at least {least:g}.")
+    options.at_least(args, repeats=1, threads=1, time_limit=1, memory_limit=0.01)
     models = choose_models(_names(args.models or ""), args.size)
     ablated = [f"{ABLATED}{name}" for name in _names(args.ablate)]
     choices = parse_choices([*_names(args.against), *ablated])

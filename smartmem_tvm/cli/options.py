@@ -6,6 +6,7 @@ Nothing heavy is imported at the top: ``smartmem --help`` reads every command's 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -111,6 +112,20 @@ def add_rpc(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def at_least(args: argparse.Namespace, **least: float) -> None:
+    """Raise SmartMemError where an option, by its name in `args`, is no finite number or too small.
+
+    An option that was not given (None) is not looked at.
+    """
+    for name, smallest in least.items():
+        value = getattr(args, name)
+        if value is not None and not smallest <= value < math.inf:
+            raise SmartMemError(
+                f"--{name.replace('_', '-')} {value:g}: a number of at least {smallest:g} is "
+                "expected."
+            )
+
+
 def shapes(args: argparse.Namespace) -> dict[str, tuple[int | str, ...]] | None:
     """Read ``--shape``; None when there is none."""
     result: dict[str, tuple[int | str, ...]] = {}
@@ -133,6 +148,7 @@ def tracker(args: argparse.Namespace) -> tuple[str, str] | None:
     if args.rpc is None or args.key is None:
         missing = "--key KEY" if args.key is None else "--rpc HOST:PORT"
         raise SmartMemError(f"--rpc and --key go together: {missing} is missing.")
+    at_least(args, rpc_timeout=0.1)
     selector = args.opencl_device or "0"
     if not selector.isdecimal():
         raise SmartMemError(

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import SmartMemError
 from . import options
 
 
@@ -48,10 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from ..frontend import import_model
     from ..traffic import compulsory, compulsory_of_folder, executed
 
-    if args.timeout <= 0:
-        raise SmartMemError(
-            f"--timeout {args.timeout:g}: a positive number of seconds is expected."
-        )
+    options.at_least(args, timeout=0.1)
     if Path(args.model).is_dir():
         artifact = Artifact.load(args.model)
         needed = compulsory_of_folder(args.model)

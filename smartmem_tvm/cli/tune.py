@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from ..tuning.strategies import DEFAULT
     from ..tuning.tune import open_session
 
+    options.at_least(args, time_limit=1, memory_limit=0.1, repeats=1, servers=1)
     budget = _budget(args)
     with ExitStack() as opened:
         with options.progress() as stage:

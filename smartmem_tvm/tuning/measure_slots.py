@@ -10,6 +10,7 @@ Nothing here waits: :meth:`Slot.poll` says what has happened since.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 from smartmem_tvm.schedules.choice import Choice
 
+from ..errors import SmartMemError
 from ..processes.parent import ChildEnded, ChildProcess
 
 MODULE = "smartmem_tvm.tuning.measure_worker"
@@ -52,6 +54,15 @@ class MeasureLimits:
     repeats: int = 3
     load_seconds: float = 60.0
     reference_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "memory", "repeats"):
+            limit = getattr(self, name)
+            if not 0 < limit < math.inf:
+                raise SmartMemError(
+                    f"candidates cannot be measured within {limit} {name}: a positive number is "
+                    "expected."
+                )
 
     @property
     def session_seconds(self) -> float:

@@ -9,6 +9,7 @@ on from there.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,8 +61,10 @@ class Budget:
     def __post_init__(self) -> None:
         given = {"trials": self.trials, "trials per task": self.per_task, "time": self.seconds}
         for name, limit in given.items():
-            if limit is not None and limit <= 0:
-                raise SmartMemError(f"a budget of {limit} {name} leaves nothing to tune with.")
+            if limit is not None and not 0 < limit < math.inf:
+                raise SmartMemError(
+                    f"a budget of {limit} {name} is none: a positive number is expected."
+                )
         if all(limit is None for limit in given.values()):
             raise SmartMemError("a tuning session needs a budget: of trials or of time.")
 

@@ -13,7 +13,7 @@ import small_tasks
 from rpc_cluster import children
 
 from smartmem_tvm.devices import load_profile
-from smartmem_tvm.errors import DeviceError
+from smartmem_tvm.errors import DeviceError, SmartMemError
 from smartmem_tvm.tuning import measure_device
 from smartmem_tvm.tuning.measure import Job, MeasureLimits, Measurer
 from smartmem_tvm.tuning.measure_device import MOST_LAUNCHES, time_candidate
@@ -27,6 +27,12 @@ def no_process_is_left():
     yield
     _, alive = psutil.wait_procs(children() - before, timeout=10)
     assert alive == []
+
+
+@pytest.mark.parametrize("limits", [{"seconds": 0.0}, {"memory": -1}, {"repeats": 0}])
+def test_limits_that_nothing_keeps(limits):
+    with pytest.raises(SmartMemError, match=next(iter(limits))):
+        MeasureLimits(**limits)
 
 
 class FakeTask:

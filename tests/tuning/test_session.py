@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from math import inf, nan
 from types import SimpleNamespace
 
 import numpy as np
@@ -172,7 +173,10 @@ def test_time_ends_a_session():
     assert made.trials == 1
 
 
-@pytest.mark.parametrize("budget", [{}, {"trials": 0}, {"seconds": -1.0}, {"per_task": 0}])
+@pytest.mark.parametrize(
+    "budget",
+    [{}, {"trials": 0}, {"seconds": -1.0}, {"seconds": nan}, {"seconds": inf}, {"per_task": 0}],
+)
 def test_budgets_that_are_none(budget):
     with pytest.raises(SmartMemError, match="budget"):
         Budget(**budget)

@@ -9,8 +9,8 @@ from tvm import tirx
 from tvm.ir.prim import expr as prim
 from tvm_ffi import structural_walk
 
-import smartmem_tvm
-from smartmem_tvm.passes import NameExpressions
+from smartmem_tvm.checking import check
+from smartmem_tvm.passes import NameExpressions, name_expressions
 from smartmem_tvm.passes.name_expressions import MOST_EXPRESSIONS, length
 
 ITEMS, WINDOW = 64, 50
@@ -69,7 +69,6 @@ def test_the_number_of_a_work_item_counts_as_its_text():
 @pytest.mark.device
 @pytest.mark.parametrize("copies", [2, 400])
 def test_numbers_and_the_length_of_the_source(copies, opencl_device):
-    smartmem_tvm.register()
     mod = tvm.IRModule({"main": kernel(copies)})
     built = tvm.compile(mod, target=OPENCL, tir_pipeline="smartmem")
     assert len(built.mod.imports[0].inspect_source()) < 60 * 1024
@@ -79,3 +78,15 @@ def test_numbers_and_the_length_of_the_source(copies, opencl_device):
     i, j = np.ogrid[:ITEMS, :copies]
     place = i * 7 % 13 * 300 + i * 11 // 3
     np.testing.assert_array_equal(y.numpy(), x[place + j % WINDOW] + x[place + j])
+
+
+@pytest.mark.device
+@pytest.mark.parametrize(("model", "device"), [("vit", "adreno-740"), ("convnext", "cpu")])
+def test_models_whose_every_kernel_is_named(model, device, monkeypatch, opencl_device):
+    """Images, vectors, conditions and local memory, although no micro model has a long kernel."""
+    monkeypatch.setattr(name_expressions, "MOST_EXPRESSIONS", 0)
+    named = []
+    monkeypatch.setattr(name_expressions, "length", lambda func: named.append(func) or 1)
+    result = check(f"zoo:{model}/micro", device, repeats=1)
+    assert result.passed
+    assert len(named) > 10

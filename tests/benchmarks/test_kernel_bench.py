@@ -223,8 +223,9 @@ def test_a_run_measures_continues_and_draws(tmp_path, monkeypatch, opencl_device
     cut.save(output)
     assert main() == 0
     continued = read_results(output).kernels["0"]
-    assert continued[:2] == kernels[:2]
-    assert continued[2]["key"] == kernels[2]["key"]
+    times, kept = ([each["seconds"] for each in found[:2]] for found in (kernels, continued))
+    assert kept == times  # fractions are of the faster probes, which may be the later ones
+    assert [each["key"] for each in continued] == [each["key"] for each in kernels]
     assert (output.with_suffix(".work") / "pool" / "swin-micro-cpu" / LISTING).exists()
 
 

@@ -153,6 +153,7 @@ class Adreno(_Tvm):
     PARTS: ClassVar[tuple[str, ...]] = (
         *_Tvm.PARTS,
         "upstream",
+        "opencl_source",
         "pipeline",
         "analysis.texels",
         "bench.runners.adreno_faults",

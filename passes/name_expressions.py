@@ -39,10 +39,9 @@ class NameExpressions:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return the module with shorter functions."""
-        functions = mod.functions.items()
         long = {
             gv: func
-            for gv, func in functions
+            for gv, func in mod.functions.items()
             if isinstance(func, tirx.PrimFunc) and length(func) > MOST_EXPRESSIONS
         }
         if not long:

@@ -39,6 +39,7 @@ from smartmem_tvm.upstream import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent / "passes"))
+from index_kernels import repeated_index
 from texture_kernels import add_one, conv_relu_conv, two_texels
 
 OPENCL = tvm.target.Target("opencl", host="llvm")
@@ -460,21 +461,7 @@ def test_fault_19_intrinsics_of_other_targets():
     assert (name in sys.modules) == there
 
 
-def _repeated_index():
-    x = tirx.decl_buffer((4096,), "float32", "x", layout=None)
-    y = tirx.decl_buffer((64, 8), "float32", "y", layout=None)
-    i, j, thread = (tirx.Var(name, "int32") for name in ("i", "j", "threadIdx.x"))
-    place = tirx.floormod(i * 7, 13) * 300 + tirx.floordiv(i * 11, 3)
-    store = tirx.BufferStore(y, x[place + j] + x[place + 9], [i, j])
-    unrolled = tirx.For(j, 0, 8, tirx.ForKind.UNROLLED, store)
-    extent = tvm.ir.Range(0, 64)
-    axis = tirx.IterVar(extent, thread, tirx.IterVar.ThreadIndex, "threadIdx.x")
-    body = tirx.For(i, 0, 64, tirx.ForKind.THREAD_BINDING, unrolled, axis)
-    func = tirx.PrimFunc([x, y], body).with_attr("global_symbol", "main")
-    return func.with_attr("tirx.noalias", True)
-
-
 def test_fault_20_what_has_a_name_is_written_out_again():
-    mod = tvm.IRModule({"main": _repeated_index()})
+    mod = tvm.IRModule({"main": repeated_index(8)})
     source = tvm.compile(mod, target=OPENCL, tir_pipeline="s_tir").mod.imports[0].inspect_source()
     assert source.count("% 13") > 8, f"{MENDED} 20"

@@ -30,14 +30,15 @@ def draw_curves(results: Results, path: Path) -> None:
     """
     trials = results.settings["trials"]
     found = curves(results.units, results.comparisons)
-    peers = [name for name in found if name == METASCHEDULE]
+    apart = METASCHEDULE in found
     # The same bytes for the same values: no date, and identifiers from a fixed seed.
     with matplotlib.rc_context({"svg.hashsalt": "tuning", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8, 5), layout="constrained")
-        rows = 2 if peers else 1
-        every = figure.subplots(rows, sharex=True, squeeze=False, height_ratios=[3, 1][:rows])[:, 0]
+        heights = [3, 1] if apart else [1]
+        grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
+        every = grid.ravel()
         for strategy, seeds in found.items():
-            _draw(every[-1] if strategy in peers else every[0], strategy, seeds, trials)
+            _draw(every[-1 if strategy == METASCHEDULE else 0], strategy, seeds, trials)
         every[0].axhline(1.0, color="0.2", linewidth=0.8)
         every[-1].set_xlabel("trials of a task")
         figure.supylabel("untuned over best so far, geomean over tasks", fontsize="medium")
@@ -46,7 +47,7 @@ def draw_curves(results: Results, path: Path) -> None:
             axes.set_axisbelow(True)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=8, frameon=False)
-        if peers:
+        if apart:
             every[-1].set_ylim(bottom=0)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})

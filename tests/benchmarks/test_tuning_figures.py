@@ -176,3 +176,15 @@ def test_the_plot_is_the_same_for_the_same_results(tmp_path):
     text = (tmp_path / "one").read_text(encoding="utf-8")
     assert text == (tmp_path / "two").read_text(encoding="utf-8")
     assert "explorer: 1 tasks, 1 seed" in text
+
+
+def test_metaschedule_has_axes_of_its_own(tmp_path):
+    pytest.importorskip("matplotlib")
+    from tuning_plot import draw_curves
+
+    own = [unit("a"), unit("a", "explorer", 1)]
+    for name, sessions in {"ours": own, "both": [*own, metaschedule("a")]}.items():
+        draw_curves(Results({"trials": 8}, {}, units=units(*sessions)), tmp_path / name)
+    ours, both = ((tmp_path / name).read_text(encoding="utf-8") for name in ("ours", "both"))
+    assert [text.count('<g id="axes_') for text in (ours, both)] == [1, 2]
+    assert both.count("metaschedule: 1 tasks, 1 seed") >= 1

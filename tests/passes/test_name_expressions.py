@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+from index_kernels import ITEMS, WINDOW, repeated_index
 from tvm import tirx
 from tvm.ir.prim import expr as prim
 from tvm_ffi import structural_walk
@@ -13,25 +14,7 @@ from smartmem_tvm.checking import check
 from smartmem_tvm.passes import NameExpressions, name_expressions
 from smartmem_tvm.passes.name_expressions import MOST_EXPRESSIONS, length
 
-ITEMS, WINDOW = 64, 50
 OPENCL = tvm.target.Target("opencl", host="llvm")
-
-
-def kernel(copies):
-    """``y[i, j] = x[p + j % 50] + x[p + j]`` where all copies share a place p, j written out."""
-    x = tirx.decl_buffer((8192,), "float32", "x", layout=None)
-    y = tirx.decl_buffer((ITEMS, copies), "float32", "y", layout=None)
-    thread = tirx.Var("threadIdx.x", "int32")
-    place = tirx.floormod(thread * 7, 13) * 300 + tirx.floordiv(thread * 11, 3)
-    stores = [
-        tirx.BufferStore(y, x[place + j % WINDOW] + x[place + j], [thread, j])
-        for j in range(copies)
-    ]
-    extent = tvm.ir.Range(0, ITEMS)
-    axis = tirx.IterVar(extent, thread, tirx.IterVar.ThreadIndex, "threadIdx.x")
-    body = tirx.AttrStmt(axis, "thread_extent", ITEMS, tirx.SeqStmt(stores))
-    func = tirx.PrimFunc([x, y], body).with_attr("global_symbol", "main")
-    return func.with_attr("tirx.noalias", True)
 
 
 def divisions(func):
@@ -41,7 +24,7 @@ def divisions(func):
 
 
 def test_a_long_function_computes_each_index_once():
-    func = kernel(400)
+    func = repeated_index(400)
     assert length(func) > MOST_EXPRESSIONS
     assert divisions(func) == 800
     named = NameExpressions()(tvm.IRModule({"main": func}))["main"]
@@ -50,7 +33,7 @@ def test_a_long_function_computes_each_index_once():
 
 
 def test_short_functions_stay_beside_a_long_one():
-    short, long = kernel(20), kernel(400)
+    short, long = repeated_index(20), repeated_index(400)
     assert length(short) <= MOST_EXPRESSIONS
     mod = NameExpressions()(tvm.IRModule({"short": short, "long": long}))
     assert mod["short"].same_as(short)
@@ -60,7 +43,7 @@ def test_short_functions_stay_beside_a_long_one():
 
 
 def test_the_number_of_a_work_item_counts_as_its_text():
-    func = kernel(2)
+    func = repeated_index(2)
     var = func.body.node.var
     loop = tirx.PrimFunc(func.params, tirx.For(var, 0, ITEMS, tirx.ForKind.SERIAL, func.body.body))
     assert length(func) - length(loop) >= 2 * 10  # five in each of two stores
@@ -69,7 +52,7 @@ def test_the_number_of_a_work_item_counts_as_its_text():
 @pytest.mark.device
 @pytest.mark.parametrize("copies", [2, 400])
 def test_numbers_and_the_length_of_the_source(copies, opencl_device):
-    mod = tvm.IRModule({"main": kernel(copies)})
+    mod = tvm.IRModule({"main": repeated_index(copies)})
     built = tvm.compile(mod, target=OPENCL, tir_pipeline="smartmem")
     assert len(built.mod.imports[0].inspect_source()) < 60 * 1024
     x = np.random.default_rng(0).random(8192, "float32")
